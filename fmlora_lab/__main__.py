@@ -1,0 +1,5 @@
+"""`python -m fmlora_lab` is `fmlora-lab`."""
+
+from fmlora_lab.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Numbers from stored runs. Nothing in this package imports torch."""

@@ -1,0 +1,1 @@
+"""A pre-trained timm ViT, adapted from outside: low-rank sites, prompts, a head."""

@@ -1,0 +1,226 @@
+"""How fast a training step and inference are, as ratios to a frozen backbone's.
+
+The floor is the frozen backbone whose activations still get gradients, because prompts sit at the
+input. Every row trains the same m prompts and the same head on the same random images with the
+same attention, so that rows differ in the adapter alone. Rows are timed in turn, round after
+round, in one process; a ratio compares steps of the same round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fmlora_lab.backbone.device import keep_memory, pick_device
+from fmlora_lab.backbone.vit import AdaptedViT, load_vit
+from fmlora_lab.benchmarks.stream import Images
+from fmlora_lab.config import Backbone, RunConfig
+from fmlora_lab.learner import Learner
+from fmlora_lab.methods.method import Stage, TaskInfo
+
+CLASSES = 10
+PROMPTS = {"tokens": 8}
+FM_LORA = {
+    "name": "fm-lora",
+    "basis_rank": 16,
+    "rank": 8,
+    "prompt": PROMPTS,
+    "drs": {"enabled": False},
+}
+ROWS: dict[str, tuple[dict[str, Any], int]] = {
+    "floor": ({"name": "linear-probe"}, 1),
+    "fm-lora-2": (FM_LORA, 2),
+    "fm-lora-20": (FM_LORA, 20),
+    "lora": ({"name": "lora", "rank": 8}, 2),
+    "peft-lora": ({"name": "linear-probe"}, 1),
+    "full": ({"name": "full"}, 1),
+}
+"""Each row's method and the number of the task whose step is timed."""
+
+
+class Row:
+    """One method at one task of a stream, ready to step and to predict."""
+
+    def __init__(self, name: str, backbone: Backbone, batch_size: int):
+        settings, task_number = ROWS[name]
+        device = pick_device()
+        model = load_vit(backbone)
+        model.use_fused_attention(device.type == "cuda")
+        if name == "peft-lora":
+            add_peft_lora(model)
+        config = RunConfig(method=settings, backbone=backbone)
+        self.name, self.learner = name, Learner(config, model, CLASSES, device)
+        method = self.learner.method
+        for index in range(task_number):
+            seeded = torch.Generator().manual_seed(index)
+            self.learner.head.begin_task(range(CLASSES), seeded)
+            method.begin_task(TaskInfo(index, range(CLASSES), seeded))
+            method.begin_stage(Stage("train", 1), seeded)
+            if index + 1 < task_number:
+                method.end_task()
+        prompts = method.prompts()
+        if prompts is None:
+            draw = 0.02 * torch.randn(PROMPTS["tokens"], model.width)
+            prompts = torch.nn.Parameter(draw.to(device))
+            method.prompts = lambda: prompts
+        learned = [p for p in model.vit.parameters() if p.requires_grad]
+        learned += [p for group in method.groups() for p in group.parameters]
+        learned += [prompts, self.learner.head.rows, self.learner.head.row_bias]
+        self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
+        draw = torch.Generator().manual_seed(0)
+        size = (batch_size, 3, model.image_size, model.image_size)
+        pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=draw)
+        labels = torch.randint(0, CLASSES, (batch_size,), generator=draw)
+        self.images = Images(pixels.to(device), labels.to(device))
+
+    def step(self) -> None:
+        """One training step."""
+        self.learner.method.train()
+        self.optimizer.zero_grad()
+        self.learner.loss(self.images).backward()
+        self.optimizer.step()
+        self.learner.method.eval()
+
+    def infer(self) -> None:
+        """One pass over the batch as evaluation makes it."""
+        for _ in self.learner.in_batches(self.images):
+            pass
+
+
+def add_peft_lora(model: AdaptedViT) -> None:
+    """Hugging Face PEFT's LoRA of rank 8 on the linear layers that the lab adapts by default."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    layers = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=layers), model.vit)
+
+
+def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Time all rows; returns the object that `--json` prints.
+
+    `train_ratio` is the median over rounds of a step's time over the floor's in the same round,
+    `train_ratio_spread` its quartiles. `peak_memory_mb` is what building and stepping added to a
+    fresh process (CPU) or allocated on the device (CUDA).
+    """
+    keep_memory()
+    device = pick_device()
+    names = [name for name in ROWS if name != "peft-lora" or _has_peft()]
+    memory = {}
+    for name in tqdm(names, desc="peak memory", unit="row", leave=False):
+        memory[name] = _peak_memory(name, backbone, batch_size)
+    rows = [Row(name, backbone, batch_size) for name in names]
+    training = _interleaved("training", {row.name: row.step for row in rows}, repeats, device)
+    inference = _interleaved("inference", {row.name: row.infer for row in rows}, repeats, device)
+    found = []
+    for name in names:
+        ratios = [t / f for t, f in zip(training[name], training["floor"], strict=True)]
+        found.append(
+            {
+                "name": name,
+                "train_ratio": statistics.median(ratios),
+                "train_ratio_spread": _quartiles(ratios),
+                "train_images_per_second": batch_size / statistics.median(training[name]),
+                "inference_images_per_second": batch_size / statistics.median(inference[name]),
+                "peak_memory_mb": memory[name],
+            }
+        )
+    return {
+        "backbone": backbone.name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "image_size": rows[0].learner.model.image_size,
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+        "rows": found,
+    }
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """The measurements as a table."""
+    lines = [
+        f"{found['backbone']}, {found['image_size']} px, batch {found['batch_size']}, "
+        f"{found['device']}, {found['threads']} threads, {found['repeats']} rounds",
+        f"{'':<11} {'step/floor':>10} {'quartiles':>13} {'train img/s':>11} "
+        f"{'infer img/s':>11} {'peak MB':>8}",
+    ]
+    for row in found["rows"]:
+        low, high = row["train_ratio_spread"]
+        memory = "–" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}"
+        lines.append(
+            f"{row['name']:<11} {row['train_ratio']:>10.2f} {low:>6.2f}–{high:<6.2f} "
+            f"{row['train_images_per_second']:>11.0f} "
+            f"{row['inference_images_per_second']:>11.0f} {memory:>8}"
+        )
+    return "\n".join(lines)
+
+
+def _interleaved(
+    label: str, calls: dict[str, Callable[[], None]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call, round after round, after two rounds that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in tqdm(range(repeats + 2), desc=label, unit="round", leave=False):
+        for name, call in calls.items():
+            _synchronize(device)
+            began = time.perf_counter()
+            call()
+            _synchronize(device)
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    low, high = torch.tensor(values).quantile(Tensor([0.25, 0.75])).tolist()
+    return low, high
+
+
+def _has_peft() -> bool:
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _peak_memory(name: str, backbone: Backbone, batch_size: int) -> float | None:
+    """MB that building a row and two steps need at their peak; None where it cannot be read."""
+    if pick_device().type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        row = Row(name, backbone, batch_size)
+        row.step()
+        row.step()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if not Path("/proc/self/status").exists():
+        return None
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_peak_in_this_process, name, backbone, batch_size).result()
+
+
+def _peak_in_this_process(name: str, backbone: Backbone, batch_size: int) -> float:
+    if name == "peft-lora":
+        _has_peft()  # imported before the count begins: its code is not its step's memory
+    before = _status("VmRSS")
+    row = Row(name, backbone, batch_size)
+    row.step()
+    row.step()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    """A memory figure of this process in kB."""
+    text = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(key))

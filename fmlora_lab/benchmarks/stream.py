@@ -1,0 +1,147 @@
+"""A benchmark is labelled images cut into a stream of tasks; this file is the cutting."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmlora_lab.config import BadInput
+
+Scenario = Literal["class-incremental", "domain-incremental"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in memory: `pixels` uint8 (n, 3, H, W), `labels` int64 (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What arrives at one moment of a stream. `classes` is the range of labels it shows."""
+
+    index: int
+    name: str
+    classes: range
+    train: Images
+    test: Images
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks in order. `class_names[k]` names label k; labels count in the order of arrival."""
+
+    name: str
+    scenario: Scenario
+    class_names: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    fingerprint: str
+
+
+def check_tasks(tasks: int, n_classes: int) -> None:
+    """BadInput unless the classes can be cut into that many equal tasks."""
+    if tasks < 1 or n_classes % tasks:
+        divisors = [d for d in range(1, n_classes + 1) if n_classes % d == 0]
+        raise BadInput(
+            f"benchmark.tasks is {tasks}, but {n_classes} classes can only be cut into "
+            f"{', '.join(map(str, divisors))} equal tasks"
+        )
+
+
+def class_incremental(
+    name: str,
+    train: Images,
+    test: Images,
+    class_names: tuple[str, ...],
+    tasks: int,
+    order_seed: int,
+    fingerprint: str,
+) -> Stream:
+    """Cut images into `tasks` groups of classes, in the order that `order_seed` draws.
+
+    `train` and `test` are labelled by position in `class_names`; the stream's labels are
+    positions in the drawn order, so that task t owns one contiguous range.
+    """
+    n_classes = len(class_names)
+    check_tasks(tasks, n_classes)
+    order = np.random.default_rng(order_seed).permutation(n_classes)
+    new_label = torch.as_tensor(np.argsort(order))
+    train, test = (Images(part.pixels, new_label[part.labels]) for part in (train, test))
+    width = n_classes // tasks
+    cut = []
+    for index in range(tasks):
+        classes = range(index * width, (index + 1) * width)
+        cut.append(
+            Task(
+                index=index,
+                name=f"classes {classes.start + 1}–{classes.stop}",
+                classes=classes,
+                train=train[_of(classes, train)],
+                test=test[_of(classes, test)],
+            )
+        )
+    names = tuple(class_names[k] for k in order)
+    return Stream(name, "class-incremental", names, tuple(cut), fingerprint)
+
+
+def domain_incremental(
+    name: str,
+    domains: list[tuple[str, Images, Images]],
+    class_names: tuple[str, ...],
+    order_seed: int,
+    fingerprint: str,
+) -> Stream:
+    """One task a domain, every class in each; `order_seed` draws the order of the domains."""
+    order = np.random.default_rng(order_seed).permutation(len(domains))
+    classes = range(len(class_names))
+    tasks = tuple(
+        Task(index, domains[d][0], classes, domains[d][1], domains[d][2])
+        for index, d in enumerate(order)
+    )
+    return Stream(name, "domain-incremental", tuple(class_names), tasks, fingerprint)
+
+
+def content_fingerprint(*parts: Images | str) -> str:
+    """SHA-256 of what the model will see: pixels, labels and names, not files or paths."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(np.ascontiguousarray(part.pixels.numpy()))
+            digest.update(np.ascontiguousarray(part.labels.numpy()))
+    return digest.hexdigest()
+
+
+def stratified(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A boolean mask that picks `share` of every class, at least one image and never all."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return chosen
+
+
+def validation_stream(stream: Stream, generator: torch.Generator) -> Stream:
+    """The same stream with a quarter of each task's training images in the place of its tests."""
+    tasks = []
+    for task in stream.tasks:
+        chosen = stratified(task.train.labels, 0.25, generator)
+        tasks.append(replace(task, train=task.train[~chosen], test=task.train[chosen]))
+    return replace(stream, tasks=tuple(tasks))
+
+
+def _of(classes: range, images: Images) -> Tensor:
+    return (images.labels >= classes.start) & (images.labels < classes.stop)

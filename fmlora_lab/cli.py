@@ -1,0 +1,249 @@
+"""The command line: run, runs, render, bench, tune, doctor.
+
+Each command imports what it needs when it is called, so that reading stored runs stays quick.
+Bad input is one line on stderr and exit code 2.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from fmlora_lab.config import BadInput, explain
+
+app = typer.Typer(
+    name="fmlora-lab",
+    help=__doc__.splitlines()[0] if __doc__ else None,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs", help="List, show, merge and delete stored runs.")
+
+RunsDir = Annotated[
+    Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("run")
+def run_command(
+    method: Annotated[str, typer.Option(help="A method by name; `doctor` lists them.")] = "fm-lora",
+    benchmark: Annotated[
+        str, typer.Option(help="glyphs, glyph-domains, folder or domains.")
+    ] = "glyphs",
+    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.basis_rank=32.")
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+    show_config: Annotated[
+        bool, typer.Option(help="Print the resolved configuration as JSON and stop.")
+    ] = False,
+) -> None:
+    """Train one method on one stream, or load the run if it is stored."""
+    from fmlora_lab import configure, run
+    from fmlora_lab.profiles import parse_assignment
+
+    given: dict[str, Any] = {
+        "benchmark.data": data,
+        "benchmark.tasks": tasks,
+        "seed": seed,
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "backbone.image_size": image_size,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides |= dict(parse_assignment(text) for text in set_ or [])
+    config = configure(method, benchmark, profile, overrides)
+    if show_config:
+        print(config.model_dump_json(indent=2))
+        return
+    stored = run(config, runs_dir)
+    if as_json:
+        print(json.dumps(stored.result))
+        return
+    print(describe(stored.result, config.method.name))
+    print(f"run {stored.id} in {stored.folder.path}")
+
+
+@runs_app.command("list")
+def list_runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """One line a stored run."""
+    from fmlora_lab.runs.store import runs
+
+    stored = runs(runs_dir)
+    if as_json:
+        print(json.dumps([{"config": r.config, **r.result} for r in stored]))
+        return
+    for r in stored:
+        benchmark = r.config["benchmark"]["name"]
+        print(f"{r.id}  {benchmark}  seed {r.config['seed']}  ", end="")
+        print(describe(r.result, r.config["method"]["name"]))
+    print(f"{len(stored)} stored runs")
+
+
+@runs_app.command("show")
+def show_run(run_id: str, runs_dir: RunsDir = None) -> None:
+    """Configuration, environment and result of a run as JSON; the first digits are enough."""
+    from fmlora_lab.runs.store import find
+
+    folder = find(run_id, runs_dir)
+    names = ["config", "environment"] + ["result"] * folder.complete
+    print(json.dumps({name: folder.read_json(f"{name}.json") for name in names}, indent=2))
+
+
+@runs_app.command("merge")
+def merge_run(run_id: str, out: Path, runs_dir: RunsDir = None) -> None:
+    """Write a run's model as a plain timm state dict (safetensors), prompts beside it."""
+    from safetensors.torch import save
+
+    from fmlora_lab import Run, restore
+    from fmlora_lab.files import write_atomically
+    from fmlora_lab.runs.store import find
+
+    folder = find(run_id, runs_dir)
+    if not folder.complete:
+        raise BadInput(f"run {folder.run_id} is not complete; the command that began it resumes it")
+    state, prompts = restore(Run(folder)).merge()
+    write_atomically(out, lambda file: file.write(save(state)))
+    print(out)
+    if prompts is not None:
+        beside = out.with_name(f"{out.stem}.prompts{out.suffix}")
+        write_atomically(beside, lambda file: file.write(save({"prompts": prompts})))
+        print(f"{beside}: tokens to put after [CLS]; timm alone does not know them")
+
+
+@runs_app.command("delete")
+def delete_run(run_id: str, runs_dir: RunsDir = None) -> None:
+    """Remove a run from disk."""
+    from fmlora_lab.runs.store import delete, find
+
+    folder = find(run_id, runs_dir)
+    delete(folder)
+    print(f"deleted {folder.path}")
+
+
+@app.command("render")
+def render_command(
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks by name, or `all`.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A notebook's parameter."),
+    ] = None,
+    runs_dir: RunsDir = None,
+    figures_dir: Annotated[Path, typer.Option(help="Where figures go.")] = Path("figures"),
+    notebooks_dir: Annotated[Path, typer.Option(help="Where notebooks are.")] = Path("notebooks"),
+) -> None:
+    """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
+    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.render import closing_lines, render, short_name
+
+    values = dict(parse_assignment(text) for text in parameter or [])
+    failures = render(notebooks, values, runs_dir, figures_dir, notebooks_dir)
+    for name in notebooks:
+        if name != "all":
+            print(closing_lines(figures_dir / short_name(name)))
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command("bench")
+def bench_command(
+    backbone: Annotated[str, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = "glyphs-vit",
+    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds of all rows.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Speed of a training step and of inference, as ratios to a frozen backbone's."""
+    from fmlora_lab.bench import bench, to_text
+    from fmlora_lab.config import Backbone
+
+    found = bench(
+        Backbone(name=backbone, weights=weights, image_size=image_size), batch_size, repeats
+    )
+    print(json.dumps(found) if as_json else to_text(found))
+
+
+@app.command("tune")
+def tune_command(
+    out: Annotated[Path, typer.Argument(help="The log and choice, as JSON.")],
+    method: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Choose every method's settings on validation images, with the same number of trials each."""
+    from fmlora_lab.tuning import tune
+
+    tune(out, method, profile, trials, runs_dir)
+
+
+@app.command("doctor")
+def doctor_command(runs_dir: RunsDir = None) -> None:
+    """What is installed, which device, which benchmarks, weights and methods are there."""
+    from fmlora_lab.doctor import report
+
+    print(report(runs_dir))
+
+
+def describe(result: dict[str, Any], method: str) -> str:
+    """A result in one line."""
+    names = {
+        "acc": "Acc",
+        "aaa": "AAA",
+        "learning_accuracy": "learning",
+        "forgetting": "forgetting",
+    }
+    parts = [
+        f"{label} {result[key]:.1f}%" for key, label in names.items() if result[key] is not None
+    ]
+    return f"{method}: {', '.join(parts)} ({result['ranked_by']}), {result['seconds']:.0f} s"
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause is one line and exit code 2."""
+    try:
+        code = app(join_parameters(sys.argv[1:]), standalone_mode=False)
+    except BadInput as error:
+        code = _refuse(str(error))
+    except ValidationError as error:
+        code = _refuse(explain(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last stored epoch", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = _refuse(error.format_message())
+    sys.exit(code)
+
+
+def join_parameters(arguments: list[str]) -> list[str]:
+    """papermill's `-p NAME VALUE` as the `-p NAME=VALUE` that typer can repeat."""
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word in ("-p", "--parameter") and len(rest) >= 2 and "=" not in rest[0]:
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined
+
+
+def _refuse(message: str) -> int:
+    print(f"fmlora-lab: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,203 @@
+"""What a run is: a frozen, validated configuration. Nothing here imports torch.
+
+Every wrong value is refused with one sentence that names the field, the value and what is
+allowed, before anything is loaded.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
+
+FORMAT = 1
+"""Raised when the meaning of a stored run changes; part of every run's name."""
+
+
+class BadInput(ValueError):
+    """A user's value or file cannot be used. The message is one sentence for that user."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Glyphs(Settings):
+    """The embedded benchmark: renditions of 100 characters, class-incremental."""
+
+    name: Literal["glyphs"] = "glyphs"
+    tasks: int = Field(10, ge=1)
+    """Number of tasks; must divide 100."""
+    train_images: int = Field(24, ge=2)
+    """Training images a class."""
+    test_images: int = Field(16, ge=1)
+    """Test images a class, drawn from typefaces that training never sees."""
+
+
+class GlyphDomains(Settings):
+    """The embedded domain-incremental stream: the same characters in six rendering styles."""
+
+    name: Literal["glyph-domains"] = "glyph-domains"
+    train_images: int = Field(8, ge=2)
+    """Training images a class and domain."""
+    test_images: int = Field(8, ge=1)
+    """Test images a class and domain, drawn from typefaces that training never sees."""
+
+
+class Folder(Settings):
+    """Images of one's own in class folders: `<data>/{train,test}/<class>/*`."""
+
+    name: Literal["folder"] = "folder"
+    data: Path
+    """The folder that holds `train` and `test`."""
+    tasks: int = Field(10, ge=1)
+    """Number of tasks; must divide the number of classes."""
+    train_images: int | None = Field(None, ge=2)
+    """At most this many training images a class, drawn with `data_seed`; all by default."""
+    test_images: int | None = Field(None, ge=1)
+    """At most this many test images a class."""
+
+
+class Domains(Settings):
+    """Images of one's own in domain folders: `<data>/<domain>/<class>/*`, domain-incremental."""
+
+    name: Literal["domains"] = "domains"
+    data: Path
+    """The folder that holds the domains."""
+    test_share: float = Field(0.3, gt=0, lt=1)
+    """Share of every class of every domain that is held out for testing, by `data_seed`."""
+    train_images: int | None = Field(None, ge=2)
+    """At most this many training images a class and domain."""
+    test_images: int | None = Field(None, ge=1)
+    """At most this many test images a class and domain."""
+
+
+Benchmark = Annotated[Glyphs | GlyphDomains | Folder | Domains, Field(discriminator="name")]
+
+
+class Backbone(Settings):
+    """The pre-trained ViT that every method adapts."""
+
+    name: str = "glyphs-vit"
+    """`glyphs-vit`, which ships with the lab, or the full tag of a timm ViT."""
+    weights: Path | None = None
+    """A local safetensors file with timm's tensor names; else `glyphs-vit`'s own or timm's hub."""
+    image_size: int | None = Field(None, ge=8)
+    """Side of the input in pixels; the position grid is resampled to it. Default: the model's."""
+
+
+class Training(Settings):
+    """What is the same for every method of a comparison."""
+
+    epochs: int = Field(6, ge=1)
+    """Epochs a task."""
+    batch_size: int = Field(64, ge=1)
+    lr_head: float = Field(3e-3, gt=0)
+    """Learning rate of the classifier's rows."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay; never on prompts, selector weights and biases."""
+    augmentation: Literal["none", "shift", "crop-flip"] = "shift"
+    """`shift`: up to an eighth of the side; `crop-flip`: RandomResizedCrop and mirror."""
+    crop_scale: float = Field(0.08, gt=0, le=1)
+    """Smallest share of the area that `crop-flip` keeps."""
+    head: Literal["linear", "cosine", "prototype"] = "linear"
+    """The head that ranks this run. The matrices of both its trained head and the class means
+    are stored whichever it is; `prototype` trains as `linear` does."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 where the hardware has it."""
+
+
+class MethodSettings(Settings):
+    """Base of every method's settings. A subclass is known by the default of its `name`."""
+
+    known: ClassVar[dict[str, type["MethodSettings"]]] = {}
+    name: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        name = cls.model_fields["name"].default
+        if isinstance(name, str):
+            MethodSettings.known[name] = cls
+
+
+class RunConfig(Settings):
+    """One method on one stream with one seed."""
+
+    benchmark: Benchmark = Field(default_factory=Glyphs)
+    backbone: Backbone = Field(default_factory=Backbone)
+    method: SerializeAsAny[MethodSettings]
+    training: Training = Field(default_factory=Training)
+    seed: int = Field(0, ge=0)
+    """Training: initial values, order of the batches, augmentation."""
+    order_seed: int = Field(0, ge=0)
+    """Order of the classes (or domains)."""
+    data_seed: int = Field(0, ge=0)
+    """Which images: subsets and splits; for Glyphs the drawing itself."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """`validation`: a quarter of each class's training images is kept back and takes the place of
+    the test images, which are not read; for choosing settings."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        if isinstance(value, MethodSettings):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        name = value.get("name") if isinstance(value, dict) else value
+        if name not in MethodSettings.known:
+            raise ValueError(f"allowed: {', '.join(sorted(MethodSettings.known))}")
+        try:
+            return MethodSettings.known[name].model_validate(value)
+        except ValidationError as error:
+            raise ValueError(explain(error, "method.")) from error
+
+    def identity(self, data: str, weights: str) -> dict[str, Any]:
+        """What changes the result: the non-default fields, with content in the place of paths.
+
+        `data` and `weights` are fingerprints of the images and of the weight file.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        for part in ("benchmark", "method"):
+            fields.setdefault(part, {})["name"] = getattr(self, part).name
+        fields["benchmark"].pop("data", None)
+        fields.setdefault("backbone", {}).pop("weights", None)
+        return {"format": FORMAT, **fields, "data": data, "weights": weights}
+
+    def run_id(self, data: str, weights: str) -> str:
+        """A run's name: 16 hexadecimal digits of the hash of `identity`."""
+        text = json.dumps(self.identity(data, weights), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """What pydantic refused, in one sentence: field, value and what is allowed, field by field."""
+    said = []
+    for e in error.errors():
+        tags = {"glyphs", "glyph-domains", "folder", "domains"}
+        where = prefix + ".".join(str(part) for part in e["loc"] if part not in tags)
+        value, message = e["input"], e["msg"].removeprefix("Value error, ")
+        if message.startswith("method."):
+            said.append(message)
+        elif e["type"] == "extra_forbidden":
+            said.append(f"{where} is not a setting")
+        elif e["type"] == "missing":
+            said.append(f"{where} must be given")
+        elif e["type"].startswith("union_tag"):
+            said.append(
+                f"{where}.name is {value.get('name')!r}; allowed: {', '.join(sorted(tags))}"
+            )
+        else:
+            if isinstance(value, dict):
+                value, where = value.get("name", value), f"{where}.name"
+            said.append(f"{where} is {value!r}; {message[0].lower()}{message[1:]}")
+    return "; ".join(said)

@@ -1,0 +1,225 @@
+"""FM-LoRA: shared bases with per-task coefficients, a rank selector, one meta-prompt.
+
+    W_t = W0 + A C_t Bᵀ,  C_t = C_{t-1} + M_t N_tᵀ     factorized.py (F-LoRA), bases.py
+    r_t = argmax_r p(r | T_t)                          rank_selector.py (DRS)
+    z_0 = [CLS ; P ; patches]                          meta_prompt.py (DMP)
+
+Source: Yu et al. 2025, "FM-LoRA: Factorized Low-Rank Meta-Prompting for Continual Learning",
+arXiv 2504.08823. No code was published; each choice the paper leaves open is an option here.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from fmlora_lab.backbone.low_rank import Factors
+from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.config import Settings
+from fmlora_lab.methods.fm_lora.bases import GradientSketch, from_random, from_weight_svd
+from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA
+from fmlora_lab.methods.fm_lora.meta_prompt import PromptSettings, new_prompt
+from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
+from fmlora_lab.methods.method import (
+    Group,
+    Method,
+    SiteSettings,
+    Stage,
+    StageEnd,
+    TaskInfo,
+    register,
+)
+
+
+class BasesSettings(Settings):
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    source: Literal["first-task", "weight-svd", "first-task-gradient", "random"] = Field(
+        "first-task", alias="from"
+    )
+    """Where A and B come from (written `bases.from`)."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of the first task's LoRA, from which `first-task` takes its bases."""
+
+
+class FMLoRASettings(SiteSettings):
+    name: Literal["fm-lora"] = "fm-lora"
+    basis_rank: int = Field(16, ge=1)
+    """R, the width of the bases; capped by the smallest side of a site."""
+    rank: int = Field(8, ge=1)
+    """The fixed task rank r where `drs.enabled` is false; capped by R."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of the coefficients M and N."""
+    bases: BasesSettings = BasesSettings()
+    drs: DRSSettings = DRSSettings()
+    prompt: PromptSettings = PromptSettings()
+    inference: Literal["cumulative", "latest"] = "cumulative"
+    """`latest` predicts with W0 + ΔW_t alone; it exists for the ablation."""
+
+
+@register(FMLoRASettings)
+class FMLoRA(Method):
+    settings: FMLoRASettings
+
+    def __init__(self, settings: FMLoRASettings, model: AdaptedViT):
+        super().__init__(settings, model)
+        self.factorized = FactorizedLoRA(model.sites, settings.basis_rank)
+        choices = len(model.sites) if settings.drs.per_site else 1
+        self.selector = RankSelector(settings.drs, self.factorized.R, choices)
+        self.P = new_prompt(settings.prompt.tokens, model.width, torch.Generator())
+        self.register_buffer("P_before", self.P.detach().clone())
+        self.register_buffer("latest", torch.zeros_like(self.factorized.core))
+        self.register_buffer("H", torch.tensor(float("nan")))
+        self.register_buffer("chosen", self._fixed_ranks())
+        self.register_buffer("probabilities", torch.zeros(choices, len(self.selector.ranks)))
+        self.sketch: GradientSketch | None = None
+        self.columns: Tensor | None = None
+        self.stage = ""
+
+    def begin_task(self, task: TaskInfo) -> None:
+        self.task = task
+        self.selector.begin_task()
+        if task.index == 0:
+            fresh = new_prompt(*self.P.shape, task.generator)
+            self.P.data.copy_(fresh)
+            if self.settings.bases.source == "weight-svd":
+                self._set_bases([from_weight_svd(s, self.factorized.R) for s in self.model.sites])
+            elif self.settings.bases.source == "random":
+                self._set_bases(
+                    [from_random(s, self.factorized.R, task.generator) for s in self.model.sites]
+                )
+        self.P.requires_grad_(task.index == 0 or not self.settings.prompt.freeze_after_first)
+        self.P_before.copy_(self.P.detach())
+        widest = self._fixed_ranks().to(self.chosen)
+        if self.settings.drs.enabled:
+            widest = torch.full_like(widest, self.selector.r_max)
+        self._begin_update(widest, task.generator)
+
+    def stages(self, epochs: int) -> Iterator[Stage]:
+        drs = self.settings.drs
+        if self.task.index == 0 and self.settings.bases.source == "first-task-gradient":
+            yield Stage("head", 1)  # the gradient at W0 says little behind a head of noise
+            yield Stage("gradient", 1, step=False)
+        if drs.enabled:
+            yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=not drs.keep_warmup)
+        yield Stage("train", epochs)
+
+    def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
+        self.stage = stage.name
+        if stage.name == "gradient":
+            self.sketch = GradientSketch(self.model.sites, self.factorized.R, generator)
+
+    def on_step(self, generator: torch.Generator) -> None:
+        self.columns = None
+        if self.stage == "preliminary":
+            self.columns = self._columns(self.selector.draw(len(self.task.classes), generator))
+
+    def factors(self) -> list[Factors]:
+        if self.sketch is not None:
+            return self.sketch.factors()
+        if self.settings.inference == "latest" and not self.factorized.busy:
+            bases, cores = self.factorized.bases(), self.latest.unbind()
+            return [Factors(A, C, B) for (A, B), C in zip(bases, cores, strict=True)]
+        return self.factorized.factors(self.columns if self.training else None)
+
+    def prompts(self) -> Tensor | None:
+        return self.P if self.settings.prompt.tokens else None
+
+    def groups(self) -> list[Group]:
+        if self.stage in ("head", "gradient"):
+            return []
+        f, settings = self.factorized, self.settings
+        if f.learning_bases:
+            groups = [Group([*f.U, *f.V], settings.bases.lr)]
+        else:
+            groups = [Group([f.M, f.N], settings.lr)]
+        if settings.prompt.tokens and self.P.requires_grad:
+            groups.append(Group([self.P], settings.prompt.lr, decay=False))
+        if self.stage == "preliminary" and settings.drs.learn_w:
+            groups.append(Group([self.selector.theta], settings.drs.lr, decay=False))
+        return groups
+
+    def trained(self) -> int:
+        f = self.factorized
+        if f.learning_bases or self.stage != "train":
+            return super().trained()
+        return super().trained() - f.M.numel() - f.N.numel() + 2 * f.R * int(self.chosen.sum())
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = super().loss(logits, labels)
+        if self.training and self.stage == "preliminary":
+            self.selector.observe(loss)
+        return loss
+
+    def end_stage(self, stage: Stage, end: StageEnd) -> None:
+        if stage.name == "gradient":
+            self._set_bases(self.sketch.triples())
+            self.sketch = None
+        if stage.name == "preliminary":
+            self.columns = None
+            self.H.copy_(self.selector.complexity(end.held_out_loss, len(self.task.classes)))
+            ranks, probabilities = self.selector.choose(self.H)
+            self.chosen = ranks.expand(len(self.model.sites)).clone()
+            self.probabilities.copy_(probabilities)
+            if stage.probe:
+                self.P.data.copy_(self.P_before)
+                self._begin_update(self.chosen, end.generator)
+            elif not self.factorized.learning_bases:
+                self.factorized.keep_columns(self.chosen)
+
+    @torch.no_grad()
+    def end_task(self) -> dict[str, Tensor]:
+        f = self.factorized
+        record = {"M": f.M.clone(), "N": f.N.clone(), "H": self.H.clone()}
+        if f.learning_bases:
+            f.make_bases()
+            self.chosen.fill_(f.R)
+            self.latest = f.core.clone()
+        else:
+            self.latest = f.end_coefficients()
+        self.selector.end_task()
+        if self.task.index == 0:
+            for site, (A, B) in zip(self.model.sites, f.bases(), strict=True):
+                record |= {f"A.{site.name}": A.clone(), f"B.{site.name}": B.clone()}
+        return record | {
+            "own_core": self.latest.clone(),
+            "core": f.core.clone(),
+            "prompts": self.P.clone(),
+            "rank": self.chosen.clone(),
+            "probabilities": self.probabilities.clone(),
+            "candidates": self.selector.ranks.clone(),
+            "w": self.selector.w().clone(),
+            "cost": self.selector.cost.clone(),
+            "tau": self.selector.tau.clone(),
+        }
+
+    def kept(self) -> int:
+        f = self.factorized
+        return f.core.numel() + sum(A.numel() + B.numel() for A, B in f.bases()) + self.P.numel()
+
+    def _begin_update(self, ranks: Tensor, generator: torch.Generator) -> None:
+        """Start the task's update anew: coefficients of these ranks, or task 1's LoRA."""
+        if self.task.index == 0 and self.settings.bases.source == "first-task":
+            self.factorized.begin_bases(generator)
+        else:
+            self.factorized.begin_coefficients(ranks, generator)
+
+    def _set_bases(self, triples: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        with torch.no_grad():
+            self.factorized.set_bases(triples)
+
+    def _fixed_ranks(self) -> Tensor:
+        r = min(self.settings.rank, self.factorized.R)
+        return torch.full((len(self.model.sites),), r)
+
+    def _columns(self, drawn: Tensor) -> Tensor:
+        """Column weights (S, R or r_max) from those of the nested ranks (n, r_max).
+
+        Task 1's LoRA has R columns; those beyond the largest candidate are always used.
+        """
+        if self.factorized.learning_bases:
+            beyond = drawn.new_ones(len(drawn), self.factorized.R - drawn.shape[1])
+            drawn = torch.cat([drawn, beyond], dim=1)
+        return drawn.expand(len(self.model.sites), -1)

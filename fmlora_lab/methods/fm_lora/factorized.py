@@ -1,0 +1,115 @@
+"""F-LoRA: shared bases, per-task coefficients (METHOD section 2).
+
+    W_t = W0 + A C_t Bᵀ        C_t = C_{t-1} + M_t N_tᵀ
+
+Shapes: S sites, A (d_out, R), B (d_in, R), C (S, R, R), M and N (S, R, r). A and B are frozen for
+ever once they are made; the cores of all sites are one tensor, so a step forms them in one go.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fmlora_lab.backbone.low_rank import Factors
+from fmlora_lab.backbone.vit import Site
+
+
+class FactorizedLoRA(nn.Module):
+    """The factors of all sites. It is either `learning_bases` (task 1 as an ordinary LoRA of
+    rank R, factors U and V) or adding coefficients to frozen bases."""
+
+    def __init__(self, sites: list[Site], basis_rank: int):
+        super().__init__()
+        self.R = min(basis_rank, *(min(site.d_out, site.d_in) for site in sites))
+        self.learning_bases = False
+        self.U, self.V = nn.ParameterList(), nn.ParameterList()
+        self.M, self.N = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
+        for i, site in enumerate(sites):
+            self.register_buffer(f"A{i}", torch.zeros(site.d_out, self.R))
+            self.register_buffer(f"B{i}", torch.zeros(site.d_in, self.R))
+        self.register_buffer("core", torch.zeros(len(sites), self.R, self.R))
+        self.sites = len(sites)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task's update is being learned, so that it is not in the core yet."""
+        return self.learning_bases or self.M.numel() > 0
+
+    def bases(self) -> list[tuple[Tensor, Tensor]]:
+        """(A, B) of every site."""
+        return [(getattr(self, f"A{i}"), getattr(self, f"B{i}")) for i in range(self.sites)]
+
+    def set_bases(self, triples: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Take A, core and B of every site; from here on A and B never change."""
+        for i, (A, C, B) in enumerate(triples):
+            getattr(self, f"A{i}").copy_(A)
+            getattr(self, f"B{i}").copy_(B)
+            self.core[i] = C
+
+    def begin_bases(self, generator: torch.Generator) -> None:
+        """Task 1 as an ordinary LoRA of rank R: U from zero, V Gaussian with std 1/√d_in."""
+        self.learning_bases = True
+        self.U, self.V = nn.ParameterList(), nn.ParameterList()
+        for A, B in self.bases():
+            self.U.append(nn.Parameter(torch.zeros_like(A)))
+            draw = torch.randn(B.shape, generator=generator) / B.shape[0] ** 0.5
+            self.V.append(nn.Parameter(draw.to(B)))
+
+    @torch.no_grad()
+    def make_bases(self) -> None:
+        """Turn U Vᵀ into orthonormal A, B and C_1 = diag(σ), leaving ΔW_1 as it is."""
+        self.set_bases([thin_svd(U, V) for U, V in zip(self.U, self.V, strict=True)])
+        self.U, self.V = nn.ParameterList(), nn.ParameterList()
+        self.learning_bases = False
+
+    def begin_coefficients(self, ranks: Tensor, generator: torch.Generator) -> None:
+        """New M (Gaussian, std 1/√R) and N (zero): ΔW_t = 0 at the start.
+
+        `ranks` (S,) is each site's task rank; columns beyond it are zero in M and N alike, so
+        that no gradient ever reaches them.
+        """
+        r = int(ranks.max())
+        draw = torch.randn(self.sites, self.R, r, generator=generator).to(self.core)
+        keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)
+        self.M = nn.Parameter(draw / self.R**0.5 * keep[:, None, :])
+        self.N = nn.Parameter(torch.zeros_like(self.M))
+
+    @torch.no_grad()
+    def keep_columns(self, ranks: Tensor) -> None:
+        """Keep the first columns of M and N, `ranks` (S,) of them a site, as they are."""
+        r = int(ranks.max())
+        keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)[:, None, :]
+        self.M, self.N = nn.Parameter(self.M[..., :r] * keep), nn.Parameter(self.N[..., :r] * keep)
+
+    @torch.no_grad()
+    def end_coefficients(self) -> Tensor:
+        """C_t = C_{t-1} + M_t N_tᵀ; M and N leave. Returns the task's own core M_t N_tᵀ."""
+        own = self.M @ self.N.mT
+        self.core += own
+        self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
+        return own
+
+    def factors(self, columns: Tensor | None = None) -> list[Factors]:
+        """U, C, V of every site; `columns` (S, r) or (r,) weighs the columns (nested ranks)."""
+        if self.learning_bases:
+            C = None if columns is None else torch.diag_embed(columns).expand(self.sites, -1, -1)
+            return [
+                Factors(U, None if C is None else C[i], V)
+                for i, (U, V) in enumerate(zip(self.U, self.V, strict=True))
+            ]
+        core = self.core
+        if self.M.numel():
+            M = self.M if columns is None else self.M * columns[..., None, :]
+            core = torch.baddbmm(core, M, self.N.mT)
+        return [Factors(A, C, B) for (A, B), C in zip(self.bases(), core.unbind(), strict=True)]
+
+
+def thin_svd(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of U Vᵀ by QR of U (o, k) and V (i, k) and a k × k SVD, in float64.
+
+    Returns A (o, k), diag(σ) (k, k), B (i, k) in the type of U, σ falling: the first k' columns
+    are the best basis of rank k'. The (o, i) product is never formed.
+    """
+    Qu, Ru = torch.linalg.qr(U.double())
+    Qv, Rv = torch.linalg.qr(V.double())
+    left, sigma, rightT = torch.linalg.svd(Ru @ Rv.T)
+    return (Qu @ left).to(U), torch.diag(sigma).to(U), (Qv @ rightT.T).to(U)

@@ -1,0 +1,169 @@
+"""DRS, the dynamic rank selector (METHOD section 3).
+
+    p(r | T_t) = softmax_r( score_r )        r_t = argmax_r score_r
+
+    "paper":       score_r = w_r · H / τ
+    "calibrated":  score_r = ( w_r · H − λ · r / r_max ) / τ
+
+H > 0, so the argmax of the paper's form is argmax_r w_r whatever H is: the chosen rank cannot
+depend on the task unless w changes. The calibrated form adds a cost λ of capacity, and a harder
+task then gets a larger rank.
+"""
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from fmlora_lab.config import Settings
+
+
+class DRSSettings(Settings):
+    enabled: bool = True
+    """False: every task gets the fixed `method.rank`."""
+    form: Literal["calibrated", "paper"] = "calibrated"
+    candidates: tuple[int, ...] = Field((2, 4, 8, 16), min_length=1)
+    """Task ranks to choose from, rising; those above R are left out."""
+    tau: float = Field(1.0, gt=0)
+    """Temperature of the choice."""
+    tau_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on τ after each task (1: no annealing)."""
+    cost: float | None = Field(None, ge=0)
+    """λ; by default set once, so that the first task's H lies on the border of the two middle
+    candidates."""
+    learn_w: bool = True
+    """Whether w learns through Gumbel-Softmax during the preliminary epoch."""
+    lr: float = Field(1e-2, gt=0)
+    """Learning rate of w."""
+    per_site: bool = False
+    """One choice a site instead of one a task."""
+    hold_out: float = Field(0.1, gt=0, lt=1)
+    """Share of the task's training images on which H is measured."""
+    keep_warmup: bool = False
+    """Keep the first r_t columns, prompts and head of the preliminary epoch; else start anew."""
+
+    @field_validator("candidates")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[0] < 1 or any(a >= b for a, b in itertools.pairwise(value)):
+            raise ValueError("candidates are whole numbers from 1, each larger than the last")
+        return value
+
+
+def scores(H: Tensor, w: Tensor, ranks: Tensor, tau: float, cost: Tensor | float) -> Tensor:
+    """score_r (..., c) for complexity H (scalar), weights w (..., c), candidates `ranks` (c,).
+
+    `cost` λ = 0 is the paper's form.
+    """
+    return (w * H - cost * ranks / ranks[-1]) / tau
+
+
+def gumbel_softmax(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:
+    """One-hot draws (..., c) whose gradient is that of softmax((logits + Gumbel noise) / τ).
+
+    Jang et al. 2017, straight-through; the noise comes from `generator`.
+    """
+    uniform = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7).to(logits)
+    soft = ((logits - uniform.log().neg().log()) / tau).softmax(-1)
+    hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
+    return hard + soft - soft.detach()
+
+
+class RankSelector(nn.Module):
+    """Scores, draws and choices, for `n` choices at once (1, or one a site).
+
+    In the calibrated form w rises and is concave in r: positive slopes per unit of rank that do
+    not increase (sums of softplus), anchored at the smallest candidate's w. Both forms start from
+    w_r = log2(1 + r / r_min).
+    """
+
+    def __init__(self, settings: DRSSettings, basis_rank: int, n: int):
+        super().__init__()
+        self.settings = settings
+        candidates = [r for r in settings.candidates if r <= basis_rank] or [basis_rank]
+        self.register_buffer("ranks", torch.tensor(candidates, dtype=torch.float32))
+        start = torch.log2(1 + self.ranks / self.ranks[0])
+        self.register_buffer("anchor", start[:1].clone())
+        if settings.form == "paper":
+            theta = start
+        else:
+            slopes = start.diff() / self.ranks.diff()
+            theta = inverse_softplus(slopes - torch.cat([slopes[1:], slopes.new_zeros(1)]))
+        self.theta = nn.Parameter(theta.repeat(n, 1), requires_grad=settings.learn_w)
+        self.register_buffer("cost", torch.tensor(settings.cost or 0.0))
+        self.register_buffer("cost_is_set", torch.tensor(settings.cost is not None))
+        self.register_buffer("tau", torch.tensor(settings.tau))
+        self.register_buffer("loss_sum", torch.zeros(2))
+
+    @property
+    def r_max(self) -> int:
+        return int(self.ranks[-1])
+
+    def w(self) -> Tensor:
+        """w (n, c)."""
+        if self.settings.form == "paper":
+            return self.theta
+        slopes = nn.functional.softplus(self.theta).flip(-1).cumsum(-1).flip(-1)
+        rise = (slopes * self.ranks.diff()).cumsum(-1)
+        return torch.cat([self.anchor.expand(len(rise), 1), self.anchor + rise], dim=-1)
+
+    def complexity(self, loss: float | Tensor, n_classes: int) -> Tensor:
+        """H of a mean loss: the loss itself (paper), or divided by ln K (calibrated)."""
+        scale = 1.0 if self.settings.form == "paper" else math.log(max(n_classes, 2))
+        return torch.as_tensor(loss).to(self.ranks) / scale
+
+    def scores(self, H: Tensor) -> Tensor:
+        """score_r (n, c) at the selector's present w, λ and τ."""
+        cost = 0.0 if self.settings.form == "paper" else self.cost
+        return scores(H, self.w(), self.ranks, float(self.tau), cost)
+
+    def begin_task(self) -> None:
+        self.loss_sum.zero_()
+
+    def observe(self, loss: Tensor) -> None:
+        """Take a training loss into the running estimate of H."""
+        self.loss_sum += torch.stack([loss.detach(), torch.ones_like(loss)]).to(self.loss_sum)
+
+    def draw(self, n_classes: int, generator: torch.Generator) -> Tensor:
+        """Column weights s (n, r_max) of one nested-rank step: s_j = Σ_{r ≥ j} g_r.
+
+        Column j is used exactly when the drawn rank is at least j. Before the first loss is
+        known, H is 1 in units of ln K.
+        """
+        if self.loss_sum[1] > 0:
+            H = self.complexity(self.loss_sum[0] / self.loss_sum[1], n_classes)
+        else:
+            H = self.complexity(math.log(max(n_classes, 2)), n_classes)
+        g = gumbel_softmax(self.scores(H), float(self.tau), generator)
+        return g @ self.uses_column().to(g)
+
+    def uses_column(self) -> Tensor:
+        """(c, r_max): whether candidate c uses column j."""
+        return torch.arange(self.r_max, device=self.ranks.device) < self.ranks[:, None]
+
+    @torch.no_grad()
+    def choose(self, H: Tensor) -> tuple[Tensor, Tensor]:
+        """Chosen ranks (n,) and probabilities (n, c) at complexity H, without noise.
+
+        The first call sets λ where the settings left it open: the border between the two middle
+        candidates a < b lies at H = λ (b − a) / (r_max (w_b − w_a)).
+        """
+        if not self.cost_is_set and len(self.ranks) > 1:
+            a = (len(self.ranks) - 1) // 2
+            w = self.w().mean(0)
+            rise = (w[a + 1] - w[a]) / (self.ranks[a + 1] - self.ranks[a])
+            self.cost.copy_(H * rise * self.ranks[-1])
+            self.cost_is_set.fill_(True)
+        score = self.scores(H)
+        return self.ranks[score.argmax(-1)].long(), score.softmax(-1)
+
+    def end_task(self) -> None:
+        self.tau.mul_(self.settings.tau_decay)
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """x with softplus(x) = y, for y > 0."""
+    return y + torch.log(-torch.expm1(-y))

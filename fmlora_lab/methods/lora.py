@@ -1,0 +1,60 @@
+"""Sequential LoRA: one plain low-rank adapter a task, merged into the weight when the task ends.
+
+    W_t = W_{t-1} + U_t V_tᵀ        U (d_out, r) from zero, V (d_in, r) Gaussian, std 1/√d_in
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3, with the scale
+α/r left at 1. Nothing protects earlier tasks. This page is also the one to copy for a method of
+your own: settings, registration, parameters, factors.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from fmlora_lab.backbone.low_rank import Factors
+from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.methods.method import Group, Method, SiteSettings, TaskInfo, register
+
+
+class LoRASettings(SiteSettings):
+    name: Literal["lora"] = "lora"
+    rank: int = Field(8, ge=1)
+    """Width r of each task's adapter."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of U and V."""
+
+
+@register(LoRASettings)
+class LoRA(Method):
+    settings: LoRASettings
+
+    def __init__(self, settings: LoRASettings, model: AdaptedViT):
+        super().__init__(settings, model)
+        self.weights = nn.ParameterList(site.weight for site in model.sites)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        r, device = self.settings.rank, self.model.mean.device
+        self.U = nn.ParameterList(torch.zeros(s.d_out, r) for s in self.model.sites).to(device)
+        self.V = nn.ParameterList(
+            torch.randn(s.d_in, r, generator=task.generator) / s.d_in**0.5 for s in self.model.sites
+        ).to(device)
+
+    def factors(self) -> list[Factors]:
+        return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]
+
+    def groups(self) -> list[Group]:
+        return [Group([*self.U, *self.V], self.settings.lr)]
+
+    @torch.no_grad()
+    def end_task(self) -> dict[str, torch.Tensor]:
+        record = {}
+        for site, (U, _, V) in zip(self.model.sites, self.factors(), strict=True):
+            record |= {f"U.{site.name}": U.clone(), f"V.{site.name}": V.clone()}
+            site.weight += site.full_rows(Factors(U, None, V)).dense()
+            U.zero_()
+        return record
+
+    def kept(self) -> int:
+        return sum(site.d_out * site.d_in for site in self.model.sites)

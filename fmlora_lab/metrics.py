@@ -1,0 +1,59 @@
+"""The accuracy matrix and what is derived from it (METHOD section 7). Nothing here imports torch.
+
+a[t, i] is the accuracy on task i's test images after learning task t, in percent; NaN where it was
+not measured (i > t, and every row but the last for joint training).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Matrix = NDArray[np.float64]
+
+
+def accuracy_matrix(correct: ArrayLike, counts: ArrayLike) -> Matrix:
+    """a (N, N) in percent from correct answers (N, N), −1 where not measured, and images (N,)."""
+    correct, counts = np.asarray(correct, float), np.asarray(counts, float)
+    return np.where(correct < 0, np.nan, 100 * correct / counts)
+
+
+def acc_over_time(a: Matrix, counts: ArrayLike) -> NDArray[np.float64]:
+    """Acc_t (N,): correct / total over the images of all tasks seen after task t."""
+    counts = np.asarray(counts, float)
+    found = np.full(len(a), np.nan)
+    for t in range(len(a)):
+        if not np.isnan(a[t, : t + 1]).any():
+            found[t] = np.average(a[t, : t + 1], weights=counts[: t + 1])
+    return found
+
+
+def summary(a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
+    """Acc, AAA, learning accuracy, forgetting and BWT in percent; None where undefined."""
+    curve = acc_over_time(a, counts)
+    diagonal, last, n = np.diagonal(a), a[-1], len(a)
+    best = np.array([a[i : n - 1, i].max() for i in range(n - 1)])
+    values = {
+        "acc": curve[-1],
+        "aaa": curve.mean(),
+        "learning_accuracy": diagonal.mean(),
+        "forgetting": (best - last[:-1]).mean() if n > 1 else 0.0,
+        "bwt": (last[:-1] - diagonal[:-1]).mean() if n > 1 else 0.0,
+        "task_mean_acc": last.mean(),
+    }
+    return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
+
+
+def mtil(a: Matrix) -> dict[str, float]:
+    """Transfer, Average and Last of a full matrix (zero-shot accuracies above the diagonal)."""
+    n = len(a)
+    transfer = np.mean([a[:j, j].mean() for j in range(1, n)])
+    return {"transfer": float(transfer), "average": float(a.mean()), "last": float(a[-1].mean())}
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean over seeds, from 10,000 resamples."""
+    values = np.asarray(values, float)
+    draws = np.random.default_rng(seed).integers(len(values), size=(10_000, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)

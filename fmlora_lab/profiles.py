@@ -1,0 +1,77 @@
+"""From a method's name to a whole configuration: profiles, tuned settings, overrides."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from pydantic import ValidationError
+
+from fmlora_lab.config import BadInput, RunConfig, explain
+
+PACKAGE = files("fmlora_lab")
+
+
+def profiles() -> dict[str, dict[str, Any]]:
+    """Every profile by name, as written in profiles.toml."""
+    return tomllib.loads(PACKAGE.joinpath("profiles.toml").read_text("utf-8"))
+
+
+def tuned(profile: str) -> dict[str, Any]:
+    """What the tuning procedure chose for each method under a profile, with its trials."""
+    file = PACKAGE.joinpath("tuned", f"{profile}.json")
+    return json.loads(file.read_text("utf-8"))["methods"] if file.is_file() else {}
+
+
+def configure(
+    method: str = "fm-lora",
+    benchmark: str = "glyphs",
+    profile: str = "demo",
+    overrides: Mapping[str, Any] | None = None,
+    tuned_settings: bool = True,
+) -> RunConfig:
+    """The configuration of `method` on `benchmark` under `profile`.
+
+    `overrides` are dotted: `{"method.basis_rank": 32, "seed": 1}`. BadInput names a field that is
+    not there or a value that is not allowed. `tuned_settings=False` leaves out what the tuning
+    procedure chose.
+    """
+    known = profiles()
+    if profile not in known:
+        raise BadInput(f"profile is {profile!r}; allowed: {', '.join(known)}")
+    chosen = known[profile]
+    config: dict[str, Any] = {
+        "benchmark": {"name": benchmark, **chosen.get("benchmarks", {}).get(benchmark, {})},
+        "backbone": dict(chosen.get("backbone", {})),
+        "method": {"name": method, **chosen.get("methods", {}).get(method, {})},
+        "training": dict(chosen.get("training", {})),
+    }
+    best = tuned(profile).get(method, {}).get("chosen", {}) if tuned_settings else {}
+    for key, value in {**best, **(overrides or {})}.items():
+        set_dotted(config, key, value)
+    try:
+        return RunConfig.model_validate(config)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
+    """config["a"]["b"] = value for the key "a.b"."""
+    *path, leaf = key.split(".")
+    for part in path:
+        config = config.setdefault(part, {})
+        if not isinstance(config, dict):
+            raise BadInput(f"{key} is not a setting: {part} has no settings of its own")
+    config[leaf] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """("a.b", value) from "a.b=value"; the value is JSON where it can be, else the text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadInput(f"--set {text!r} is no KEY=VALUE pair, such as method.basis_rank=32")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value

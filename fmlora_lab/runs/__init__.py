@@ -1,0 +1,1 @@
+"""What is on disk. Importing this package does not import torch."""

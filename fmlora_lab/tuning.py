@@ -1,0 +1,78 @@
+"""The one procedure that chooses settings, the same for every method.
+
+1. The images are a quarter of each class's training images, kept back (`evaluate_on =
+   "validation"`); test images are never read. The order of the classes is not the one reported.
+2. Every method gets the same number of trials. The first is its defaults; the others are drawn
+   without repetition from its space in SPACES, by a generator seeded with the method's name.
+3. The trial with the highest Acc at the end of the stream wins.
+
+The log of all trials and the choice are one JSON file; `configure` reads the choice from there.
+"""
+
+import itertools
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmlora_lab.config import BadInput
+from fmlora_lab.files import write_atomically
+from fmlora_lab.methods import METHODS
+from fmlora_lab.profiles import configure
+from fmlora_lab.runs.run import run
+
+RATES = (3e-4, 1e-3, 3e-3)
+HEAD = {"training.lr_head": (1e-3, 3e-3, 1e-2)}
+SPACES: dict[str, dict[str, Sequence[Any]]] = {
+    "fm-lora": {
+        **HEAD,
+        "method.lr": RATES,
+        "method.bases.lr": RATES,
+        "method.basis_rank": (16, 32),
+        "method.prompt.lr": (3e-4, 1e-3),
+    },
+    "lora": {**HEAD, "method.lr": RATES, "method.rank": (4, 8, 16)},
+    "full": {**HEAD, "method.lr": (3e-5, 1e-4, 3e-4)},
+    "linear-probe": {"training.lr_head": (1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)},
+    "joint": {**HEAD, "method.lr": (1e-4, 3e-4, 1e-3)},
+}
+"""What may be tuned for each method; a method that is not here has nothing to tune."""
+ORDER_SEED = 1000
+"""Class order of the trials."""
+
+
+def tune(
+    out: Path, methods: Sequence[str] | None, profile: str, trials: int, runs_dir: Path | None
+) -> dict[str, Any]:
+    """Run all trials (stored ones are loaded), write the log to `out` after each method."""
+    unknown = set(methods or ()) - METHODS.keys()
+    if unknown:
+        raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
+    log = json.loads(out.read_text("utf-8")) if out.exists() else {"methods": {}}
+    log["procedure"] = " ".join((__doc__ or "").split())
+    for method in methods or SPACES:
+        tried = []
+        for settings in draw(method, trials):
+            overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
+            config = configure(method, "glyphs", profile, overrides, tuned_settings=False)
+            result = run(config, runs_dir).result
+            scores = {k: result[k] for k in ("acc", "learning_accuracy", "forgetting", "seconds")}
+            tried.append({"settings": settings, **scores})
+            print(f"{method} {settings}: validation Acc {result['acc']:.2f}%")
+        best = max(tried, key=lambda trial: trial["acc"])
+        log["methods"][method] = {"chosen": best["settings"], "trials": tried}
+        text = json.dumps(log, indent=1) + "\n"
+        write_atomically(out, lambda file, text=text: file.write(text.encode()))
+    return log
+
+
+def draw(method: str, trials: int) -> list[dict[str, Any]]:
+    """The settings of each trial: the defaults, then distinct points of the method's space."""
+    space = SPACES.get(method, {})
+    grid = itertools.product(*space.values())
+    points = [dict(zip(space, values, strict=True)) for values in grid]
+    order = np.random.default_rng(zlib.crc32(method.encode())).permutation(len(points))
+    return [{}, *(points[i] for i in order if points[i])][:trials]

@@ -1,0 +1,190 @@
+"""The one operation against the dense form, in value, gradients, rounding and memory."""
+
+from itertools import combinations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
+
+from fmlora_lab.backbone.low_rank import Factors, low_rank_linear
+
+BF16 = 2.0**-8
+"""Unit roundoff of bfloat16: one rounding moves a number by at most this share of it."""
+
+
+def draw(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def inputs(lead=(5,), o=7, i=6, k=3, core=True, bias=True, dtype=torch.float64) -> dict:
+    return {
+        "x": draw(*lead, i, seed=1, dtype=dtype),
+        "weight": draw(o, i, seed=2, dtype=dtype),
+        "bias": draw(o, seed=3, dtype=dtype) if bias else None,
+        "U": draw(o, k, seed=4, dtype=dtype),
+        "C": draw(k, k, seed=5, dtype=dtype) if core else None,
+        "V": draw(i, k, seed=6, dtype=dtype),
+    }
+
+
+def dense(x, weight, bias, U, C, V) -> torch.Tensor:
+    """The defining formula, ΔW by einsum."""
+    C = torch.eye(U.shape[1], dtype=U.dtype) if C is None else C
+    y = torch.einsum("...i,oi->...o", x, weight + torch.einsum("oa,ab,ib->oi", U, C, V))
+    return y if bias is None else y + bias
+
+
+@given(
+    lead=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    o=st.integers(1, 9),
+    i=st.integers(1, 9),
+    k=st.integers(1, 10),
+    core=st.booleans(),
+    bias=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_forward_equals_the_dense_einsum(lead, o, i, k, core, bias):
+    given_ = inputs(lead, o, i, k, core, bias)
+    y = low_rank_linear(**given_)
+    assert y.shape == (*lead, o)
+    torch.testing.assert_close(y, dense(**given_), rtol=1e-10, atol=1e-10)
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [s for size in range(len(names) + 1) for s in combinations(names, size)]
+
+
+CASES = [(s, True) for s in subsets(("x", "U", "C", "V"))]
+CASES += [(s, False) for s in subsets(("x", "U", "V"))]
+
+
+@pytest.mark.parametrize("lead", [(5,), (3, 4)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize(
+    ("learned", "core"), CASES, ids=["".join(s) + ("" if c else "-no-C") for s, c in CASES]
+)
+def test_gradients_equal_autograds_of_the_dense_form(learned, core, bias, lead):
+    found, expected = inputs(lead, core=core, bias=bias), inputs(lead, core=core, bias=bias)
+    for tensors in (found, expected):
+        for name in learned:
+            tensors[name].requires_grad_()
+    y = low_rank_linear(**found)
+    assert y.requires_grad == bool(learned)
+    if not learned:
+        return
+    g = draw(*y.shape, seed=9)
+    y.backward(g)
+    dense(**expected).backward(g)
+    for name in ("x", "U", "C", "V"):
+        if name in learned:
+            torch.testing.assert_close(
+                found[name].grad, expected[name].grad, rtol=1e-10, atol=1e-10
+            )
+        elif found[name] is not None:
+            assert found[name].grad is None
+
+
+@pytest.mark.parametrize("core", [True, False])
+def test_gradcheck(core):
+    t = inputs((2, 3), o=4, i=3, k=2, core=core)
+    names = [n for n in ("x", "U", "C", "V") if t[n] is not None]
+
+    def of(*tensors):
+        return low_rank_linear(**{**t, **dict(zip(names, tensors, strict=True))})
+
+    assert torch.autograd.gradcheck(of, [t[n].requires_grad_() for n in names])
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_bfloat16_input_stays_within_its_rounding(autocast):
+    """Each bound counts the roundings on the way, as multiples of bfloat16's unit roundoff.
+
+    y: Wₑ, y. gx: Wₑ, gx. gU: V, x V, the product. gC: U, V, g U, x V (summed in float32).
+    gV: U, g U, the product.
+    """
+    t = inputs((4, 32), o=48, i=40, k=5, dtype=torch.float32)
+    t["U"], t["V"] = t["U"] / 7, t["V"] / 6  # an update about as large as an adapter's
+    t["x"] = t["x"].bfloat16()
+    g = draw(4, 32, 48, seed=9).bfloat16()
+    exact = {name: tensor.double() for name, tensor in t.items()}
+    for tensors in (t, exact):
+        for name in ("x", "U", "C", "V"):
+            tensors[name].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = low_rank_linear(**t)
+    y.backward(g)
+    reference = dense(**exact)
+    reference.backward(g.double())
+    assert y.dtype == torch.bfloat16
+
+    def error(found, wanted):
+        return ((found.double() - wanted).norm() / wanted.norm()).item()
+
+    assert error(y, reference) < 2 * BF16
+    for name, roundings in (("x", 2), ("U", 3), ("C", 4), ("V", 3)):
+        assert error(t[name].grad, exact[name].grad) < roundings * BF16, name
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_an_update_below_half_a_bfloat16_step_still_acts_on_average(autocast):
+    """W0 in [1, 2) has steps of 2⁻⁷ in bfloat16; the update is 2⁻¹⁰ everywhere.
+
+    Rounded before it is added, W0 would swallow it; rounded after, an eighth of the entries move
+    by a whole step.
+    """
+    o, i = 512, 256
+    weight = 1 + torch.rand(o, i, generator=torch.Generator().manual_seed(0))
+    U, V = torch.full((o, 1), 2.0**-5), torch.full((i, 1), 2.0**-5)
+    x = torch.eye(i).bfloat16()  # so that y is Wₑᵀ itself
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = low_rank_linear(x, weight, None, U, None, V).float()
+    change = y - F.linear(x, weight.bfloat16()).float()
+    assert change.mean().item() == pytest.approx(2.0**-10, rel=0.05)
+
+
+@pytest.mark.parametrize("learned", ["C", "U", "UC", "V", "CV", "UV"])
+def test_x_is_kept_for_backward_only_where_V_learns(learned):
+    t = inputs((64, 16), o=12, i=40, k=3)
+    t["x"].requires_grad_()
+    for name in learned:
+        t[name].requires_grad_()
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = low_rank_linear(**t)
+    n, parts = 64 * 16, sum(t[name].numel() for name in "UCV")
+    numbers = t["weight"].numel() + parts  # Wₑ and the factors, whatever the batch
+    if "V" in learned:
+        numbers += n * 40
+    if "U" in learned or "C" in learned:
+        numbers += n * 3
+    assert sum(tensor.numel() * tensor.element_size() for tensor in saved) == 8 * numbers
+    holds_x = any(tensor.data_ptr() == t["x"].data_ptr() for tensor in saved)
+    assert holds_x == ("V" in learned)
+    y.sum().backward()  # what was kept is enough
+    assert all(t[name].grad is not None for name in learned)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_frozen_layer_that_asks_for_gradients_is_refused(name):
+    t = inputs()
+    t[name].requires_grad_()
+    with pytest.raises(ValueError, match="frozen"):
+        low_rank_linear(**t)
+
+
+@pytest.mark.parametrize("core", [True, False])
+def test_dense_is_the_einsum(core):
+    t = inputs(core=core)
+    factors = Factors(t["U"], t["C"], t["V"])
+    C = torch.eye(3, dtype=torch.float64) if t["C"] is None else t["C"]
+    wanted = torch.einsum("oa,ab,ib->oi", t["U"], C, t["V"])
+    torch.testing.assert_close(factors.dense(), wanted, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,232 @@
+"""`run`: stored, resumed or computed; the same to the last bit however often it was stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmlora_lab import configure, restore, run, sweep
+from fmlora_lab import training as training_module
+from fmlora_lab.runs import run as run_module
+from fmlora_lab.runs.store import DamagedFile, FolderKeeper, Run, RunFolder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Four classes of coloured noise, in class folders."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 3)):
+        for k in range(4):
+            folder = root / part / f"class{k}"
+            folder.mkdir(parents=True)
+            base = rng.integers(60, 200, 3)
+            for n in range(count):
+                pixels = np.clip(base + rng.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{n}.png")
+    return root
+
+
+@pytest.fixture
+def small(images):
+    """`small(method, **overrides)`: a configuration of two tasks that trains in a second."""
+
+    def make(method="fm-lora", **overrides):
+        fixed = {"benchmark.data": images, "benchmark.tasks": 2, "training.epochs": 3}
+        return configure(method, "folder", "smoke", {**fixed, **overrides})
+
+    return make
+
+
+def command(images, runs_dir, *more):
+    fixed = ["--method", "fm-lora", "--benchmark", "folder", "--data", images, "--tasks", "2"]
+    fixed += ["--profile", "smoke", "--set", "training.epochs=3", "--runs-dir", runs_dir, "--json"]
+    return [sys.executable, "-m", "fmlora_lab", "run", *map(str, (*fixed, *more))]
+
+
+def start(arguments):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+def epochs_stored(runs_dir):
+    return sum(len(p.read_bytes().splitlines()) for p in runs_dir.glob("*/progress.jsonl"))
+
+
+def wait_for_epochs(process, runs_dir, count):
+    """Until that many epochs are on disk (a process that ends first fails the test)."""
+    while epochs_stored(runs_dir) < count:
+        assert process.poll() is None, process.communicate()
+
+
+def same_state(a: Run, b: Run):
+    """Bit for bit: the matrix, and every tensor of the trained state."""
+    assert a.result["accuracy_matrix"] == b.result["accuracy_matrix"]
+    assert a.result["heads"] == b.result["heads"]
+    left, right = (r.folder.read_arrays("checkpoint.safetensors")[0] for r in (a, b))
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].tobytes() == right[name].tobytes(), name
+    losses = [[line["loss"] for line in r.progress()] for r in (a, b)]
+    assert losses[0] == losses[1]
+
+
+def test_a_stored_run_is_loaded(small, tmp_path, monkeypatch):
+    first = run(small(), tmp_path)
+    monkeypatch.setattr(run_module, "Trainer", None)
+    again = run(small(), tmp_path)
+    assert again.id == first.id and again.result == first.result
+    with pytest.raises(TypeError):  # another seed would have to be trained
+        run(small(seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["fm-lora", "lora", "full", "joint"])
+def test_stopped_at_any_epoch_and_resumed_is_the_same(small, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(training_module, "CHECKPOINT_SHARE", float("inf"))
+    more = {"method.epochs": 4} if method == "joint" else {}
+    whole = run(small(method, **more), tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    class StoppingKeeper(FolderKeeper):
+        """Stops once after each epoch's line, before what follows it."""
+
+        def log(self, line):
+            super().log(line)
+            key = (line["task"], line["stage"], line["epoch"])
+            if key not in seen:
+                seen.add(key)
+                raise Stopped
+
+    seen = set()
+    monkeypatch.setattr(run_module, "FolderKeeper", StoppingKeeper)
+    stops = 0
+    while True:
+        try:
+            stopped = run(small(method, **more), tmp_path / "stopped")
+            break
+        except Stopped:
+            stops += 1
+    assert stops == len(whole.progress()) >= 4
+    same_state(whole, stopped)
+
+
+def test_killed_at_random_and_resumed_is_the_same(images, tmp_path):
+    whole = start(command(images, tmp_path / "whole"))
+    out, err = whole.communicate()
+    assert whole.returncode == 0, err
+    expected = Run(RunFolder(tmp_path / "whole", json.loads(out)["run_id"]))
+    moments = sorted(random.Random(0).sample(range(1, len(expected.progress())), 3))
+    for count in moments:
+        process = start(command(images, tmp_path / "killed"))
+        wait_for_epochs(process, tmp_path / "killed", count)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not list((tmp_path / "killed").glob("*/result.json"))
+    last = start(command(images, tmp_path / "killed"))
+    out, err = last.communicate()
+    assert last.returncode == 0, err
+    same_state(expected, Run(RunFolder(tmp_path / "killed", json.loads(out)["run_id"])))
+
+
+def test_interrupt_stops_cleanly_and_resumes(images, small, tmp_path):
+    process = start(command(images, tmp_path / "stopped"))
+    wait_for_epochs(process, tmp_path / "stopped", 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "goes on from the last stored epoch" in err and "Traceback" not in err
+    again = start(command(images, tmp_path / "stopped"))
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    whole = start(command(images, tmp_path / "whole"))
+    whole.communicate()
+    run_id = json.loads(out)["run_id"]
+    folders = (RunFolder(tmp_path / place, run_id) for place in ("stopped", "whole"))
+    same_state(*map(Run, folders))
+
+
+def test_four_processes_train_a_run_once(images, tmp_path):
+    processes = [start(command(images, tmp_path / "shared")) for _ in range(4)]
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    results = [json.loads(out) for out, _ in answers]
+    # One training: the seconds that it took, and every other figure, are the same in all four.
+    assert all(result == results[0] for result in results)
+    assert len(list((tmp_path / "shared").glob("*/result.json"))) == 1
+
+
+def test_a_damaged_file_is_named_and_not_recomputed(small, tmp_path):
+    stored = run(small(), tmp_path)
+    file = stored.folder.path / "tasks" / "01.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DamagedFile, match=r"01\.safetensors is damaged"):
+        run(small(), tmp_path)
+    assert len(file.read_bytes()) == 100
+
+
+def test_a_damaged_checkpoint_of_a_half_done_run_is_named(small, tmp_path):
+    stored = run(small(), tmp_path)
+    (stored.folder.path / "result.json").unlink()
+    file = stored.folder.path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(DamagedFile, match=r"checkpoint\.safetensors"):
+        run(small(), tmp_path)
+
+
+def test_result_and_environment_say_what_was_done(small, tmp_path):
+    stored = run(small(), tmp_path)
+    result, environment = stored.result, stored.environment
+    assert result["run_id"] == stored.id and result["test_images"] == [6, 6]
+    assert result["acc"] == pytest.approx(np.mean(stored.accuracy_matrix[1]), abs=1e-3)
+    assert np.isnan(stored.accuracy_matrix[0, 1])
+    assert len(result["trainable_parameters_by_task"]) == 2
+    assert result["images_per_second"] > 0
+    assert set(result["heads"]) == {"head", "prototype"}
+    assert {"torch", "timm", "fmlora-lab"} <= set(environment["packages"])
+    assert len(environment["class_names"]) == 4
+    stages = [line["stage"] for line in stored.progress()]
+    assert stages == ["preliminary", "train", "train", "train"] * 2
+    assert stored.task(1)["M"].shape[1] == 16
+
+
+def test_restored_model_answers_as_the_run_did(small, tmp_path):
+    config = small("lora")
+    stored = run(config, tmp_path)
+    learner = restore(stored)
+    _, stream = run_module.parts(config)
+    for i, task in enumerate(stream.tasks):
+        right = learner.correct(task.test)["head"]
+        expected = pytest.approx(stored.accuracy_matrix[-1, i], abs=1e-3)
+        assert 100 * right / len(task.test) == expected
+
+
+def test_validation_never_reads_the_test_images(small, tmp_path):
+    stored = run(small("linear-probe", evaluate_on="validation"), tmp_path)
+    # a quarter of 10 images a class, two classes a task
+    assert stored.result["test_images"] == [4, 4]
+
+
+def test_sweep_keeps_the_order_and_what_is_done(small, tmp_path, monkeypatch):
+    configs = [small(name) for name in ("prototypes", "linear-probe")]
+    first = sweep(configs, tmp_path)
+    assert [r.config["method"]["name"] for r in first] == ["prototypes", "linear-probe"]
+    monkeypatch.setattr(run_module, "Trainer", None)
+    assert [r.id for r in sweep(configs[::-1], tmp_path)] == [r.id for r in first[::-1]]
+
+
+def test_sweep_in_worker_processes_gives_the_same(small, tmp_path):
+    configs = [small(name) for name in ("prototypes", "linear-probe")]
+    here, there = sweep(configs, tmp_path / "here"), sweep(configs, tmp_path / "there", workers=2)
+    for a, b in zip(here, there, strict=True):
+        assert a.id == b.id and a.result["heads"] == b.result["heads"]

@@ -1,0 +1,122 @@
+"""A configuration refuses what it does not know, and a run's name is what changes its result."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fmlora_lab import RunConfig, configure
+from fmlora_lab.config import BadInput, MethodSettings
+from fmlora_lab.methods import METHODS
+from fmlora_lab.profiles import parse_assignment, profiles, set_dotted
+
+
+def name(config: RunConfig) -> str:
+    return config.run_id("data", "weights")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"method.rankk": 3}, "method.rankk is not a setting"),
+        ({"method.basis_rank": 0}, "method.basis_rank is 0; input should be greater"),
+        ({"method.drs.form": "best"}, "method.drs.form is 'best'; input should be 'calibrated'"),
+        ({"method.drs.candidates": [4, 2]}, "method.drs.candidates is .*each larger"),
+        ({"benchmark.tasks": 0}, "benchmark.tasks is 0; input should be greater"),
+        ({"training.epochs": "many"}, "training.epochs is 'many'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seeed": 1}, "seeed is not a setting"),
+    ],
+)
+def test_wrong_values_are_named(overrides, said):
+    with pytest.raises(BadInput, match=said):
+        configure("fm-lora", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ({"method": "ewc"}, "fm-lora, full, joint, linear-probe, lora, prototypes"),
+        ({"benchmark": "mnist"}, "domains, folder, glyph-domains, glyphs"),
+        ({"profile": "huge"}, "smoke, demo, paper"),
+    ],
+)
+def test_unknown_names_list_what_is_allowed(arguments, allowed):
+    with pytest.raises(BadInput, match=allowed) as refused:
+        configure(**arguments)
+    assert next(iter(arguments.values())) in str(refused.value)
+
+
+def test_folder_needs_data():
+    with pytest.raises(BadInput, match=r"benchmark\.data must be given"):
+        configure(benchmark="folder")
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(ValidationError):
+        configure().seed = 3
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_json_round_trip(method):
+    config = configure(method, overrides={"seed": 5})
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_name_changes_with_the_result_and_with_nothing_else(tmp_path):
+    base = RunConfig(method="fm-lora")
+    assert name(base) == name(RunConfig(method={"name": "fm-lora", "basis_rank": 16}))
+    assert name(base) != name(RunConfig(method={"name": "fm-lora", "basis_rank": 8}))
+    assert name(base) != name(RunConfig(method="fm-lora", seed=1))
+    assert name(base) != base.run_id("other data", "weights")
+    assert name(base) != base.run_id("data", "other weights")
+    here, there = (
+        RunConfig(method="lora", benchmark={"name": "folder", "data": tmp_path / place})
+        for place in ("here", "there")
+    )
+    assert name(here) == name(there)
+
+
+def test_a_new_option_with_a_default_keeps_old_names():
+    class Old(MethodSettings):
+        name: str = "test-only"
+        rank: int = 4
+
+    old = RunConfig(method=Old(rank=8))
+
+    class New(MethodSettings):
+        name: str = "test-only"
+        rank: int = 4
+        extra: float = 0.5
+
+    try:
+        assert name(old) == name(RunConfig(method=New(rank=8)))
+        assert name(old) != name(RunConfig(method=New(rank=8, extra=0.1)))
+    finally:
+        del MethodSettings.known["test-only"]
+
+
+def test_profiles_are_data_and_all_valid():
+    for profile in profiles():
+        for method in METHODS:
+            configure(method, profile=profile)
+    paper = configure(profile="paper")
+    assert paper.training.epochs == 30 and paper.training.batch_size == 128
+    assert paper.backbone.name == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(), min_size=1, max_size=3))
+def test_dotted_overrides_set_what_they_name(leaves):
+    config = {}
+    for key, value in leaves.items():
+        set_dotted(config, f"method.{key}", value)
+    assert config == {"method": leaves}
+
+
+def test_assignments_are_json_or_text():
+    assert parse_assignment("method.lr=1e-3") == ("method.lr", 1e-3)
+    assert parse_assignment('method.layers=["attn.q"]') == ("method.layers", ["attn.q"])
+    assert parse_assignment("method.bases.from=weight-svd") == ("method.bases.from", "weight-svd")
+    assert parse_assignment("drs=false") == ("drs", False)
+    with pytest.raises(BadInput, match="KEY=VALUE"):
+        parse_assignment("method.lr")

@@ -1,0 +1,49 @@
+"""The tuning procedure: the same budget for all, validation images only, all of it logged."""
+
+import json
+
+import pytest
+
+from fmlora_lab import runs
+from fmlora_lab.config import BadInput
+from fmlora_lab.methods import METHODS
+from fmlora_lab.profiles import configure, profiles, tuned
+from fmlora_lab.tuning import SPACES, draw, tune
+
+
+@pytest.mark.parametrize("method", list(SPACES))
+def test_every_method_gets_the_same_number_of_distinct_trials(method):
+    trials = draw(method, 6)
+    assert trials[0] == {} and len(trials) == 6
+    assert len({json.dumps(t, sort_keys=True) for t in trials}) == 6
+    assert trials == draw(method, 6)
+    for settings in trials:
+        configure(method, overrides=settings)
+
+
+def test_choice_is_the_best_on_validation_images(tmp_path):
+    log = tune(tmp_path / "log.json", ["linear-probe"], "smoke", 3, tmp_path / "runs")
+    assert log == json.loads((tmp_path / "log.json").read_text())
+    found = log["methods"]["linear-probe"]
+    best = max(found["trials"], key=lambda trial: trial["acc"])
+    assert len(found["trials"]) == 3 and found["chosen"] == best["settings"]
+    assert all(r.config["evaluate_on"] == "validation" for r in runs(tmp_path / "runs"))
+
+
+def test_unknown_method_is_named(tmp_path):
+    with pytest.raises(BadInput, match="'ewc'; allowed: fm-lora"):
+        tune(tmp_path / "log.json", ["ewc"], "smoke", 2, tmp_path)
+    assert not (tmp_path / "log.json").exists()
+
+
+def test_shipped_choices_are_those_of_their_logs():
+    for profile in profiles():
+        methods = tuned(profile)
+        assert set(methods) <= set(METHODS)
+        budgets = {len(found["trials"]) for found in methods.values()}
+        assert len(budgets) <= 1
+        for method, found in methods.items():
+            best = max(found["trials"], key=lambda trial: trial["acc"])
+            assert found["chosen"] == best["settings"]
+            chosen = configure(method, profile=profile)
+            assert configure(method, profile=profile, overrides=found["chosen"]) == chosen
