@@ -78,7 +78,7 @@ class Row:
         size = (batch_size, 3, model.image_size, model.image_size)
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=draw)
         labels = torch.randint(0, CLASSES, (batch_size,), generator=draw)
-        self.images = Images(pixels.to(device), labels.to(device))
+        self.images = Images(pixels, labels).to(device)
 
     def step(self) -> None:
         """One training step."""

@@ -36,7 +36,7 @@ class Glyphs(Settings):
     name: Literal["glyphs"] = "glyphs"
     tasks: int = Field(10, ge=1)
     """Number of tasks; must divide 100."""
-    train_images: int = Field(24, ge=2)
+    train_images: int = Field(28, ge=2)
     """Training images a class."""
     test_images: int = Field(16, ge=1)
     """Test images a class, drawn from typefaces that training never sees."""
@@ -105,7 +105,7 @@ class Training(Settings):
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay; never on prompts, selector weights and biases."""
     augmentation: Literal["none", "shift", "crop-flip"] = "shift"
-    """`shift`: up to an eighth of the side; `crop-flip`: RandomResizedCrop and mirror."""
+    """`shift`: up to a sixteenth of the side; `crop-flip`: RandomResizedCrop and mirror."""
     crop_scale: float = Field(0.08, gt=0, le=1)
     """Smallest share of the area that `crop-flip` keeps."""
     head: Literal["linear", "cosine", "prototype"] = "linear"

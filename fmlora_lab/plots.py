@@ -62,10 +62,11 @@ def stream_samples(
     grid = figure.subplots(len(tasks), columns, squeeze=False)
     for axis in grid.flat:
         axis.axis("off")
-    for row, (name, pixels, _), (classes, first) in zip(grid, tasks, chosen, strict=True):
-        row[0].text(
-            -0.25, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9
-        )
+    for t, (row, (name, pixels, _), (classes, first)) in enumerate(
+        zip(grid, tasks, chosen, strict=True), start=1
+    ):
+        said = {"transform": row[0].transAxes, "ha": "right", "va": "center", "fontsize": 9}
+        row[0].text(-0.25, 0.5, f"task {t}\n{name}", **said)
         for axis, label, index in zip(row, classes, first, strict=False):
             axis.imshow(np.moveaxis(pixels[index], 0, -1))
             axis.set_title(class_names[label], fontsize=9, color=INK, pad=2)
@@ -230,12 +231,12 @@ def _equal_acc_lines(axis, share: float) -> None:
     """Faint lines learning = Acc + forgetting · share within the axes' present limits."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     lowest, highest = bottom - right * share, top - left * share
-    for acc in MaxNLocator(8).tick_values(lowest, highest):
+    for acc in MaxNLocator(8).tick_values(max(lowest, 0), highest):
         ends = np.array([left, right])
         axis.plot(ends, acc + ends * share, color="#cccccc", linewidth=0.8, zorder=0)
         x = min(right, (top - acc) / share) if share else right
         y = acc + x * share
-        if acc >= 0 and left < x and bottom < y <= top:
+        if left < x and bottom < y <= top:
             axis.annotate(
                 f"Acc {acc:g}",
                 (x, y),

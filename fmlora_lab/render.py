@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
@@ -27,12 +28,10 @@ class OwnPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(
-            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-            language="python",
-            display_name="Python 3",
-            env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # else a debugger's warning a start
-        )
+        # The kernel's own log and its debugger's warning are not for whoever reads the terminal;
+        # what goes wrong in a cell comes back as its traceback.
+        quiet = get_kernel_dict(["--log-level=CRITICAL"])
+        return KernelSpec(**quiet, env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
 
 
 def render(

@@ -65,21 +65,17 @@ class Trainer:
             tensors, position = stored
             self.at = Position(**position)
         tasks = (as_one_task(self.stream),) if self.method.one_task else self.stream.tasks
-        began, before = time.perf_counter(), self.at.seconds
+        self.began = time.perf_counter() - self.at.seconds
         with tqdm(desc=self.config.method.name, unit="img", unit_scale=True, leave=False) as bar:
             for task in tasks[self.at.task :]:
                 self._learn(task, len(tasks), tensors, bar)
                 self._end(task)
                 tensors = {}
-                self.at.seconds = before + time.perf_counter() - began
                 self._checkpoint()
-        if not self.at.trained:  # a finished run's checkpoint: nothing is left to do
-            raise RuntimeError("the stream has no tasks")
         return {
             **asdict(self.at),
             "counts": [len(task.test) for task in self.stream.tasks],
             "kept": self.method.kept(),
-            "device": self.learner.device.type,
         }
 
     def _learn(self, task: Task, n_tasks: int, tensors: dict[str, np.ndarray], bar: tqdm) -> None:
@@ -90,8 +86,7 @@ class Trainer:
         head.begin_task(task.classes, generator(seed, "head", task.index))
         method.begin_task(TaskInfo(task.index, task.classes, generator(seed, "method", task.index)))
         stages = list(method.stages(self.config.training.epochs))
-        images = Images(task.train.pixels.to(self.learner.device), task.train.labels)
-        images = Images(images.pixels, images.labels.to(self.learner.device))
+        images = task.train.to(self.learner.device)
         bar.total = n_tasks * len(images) * sum(stage.epochs for stage in stages)
         bar.n = max(bar.n, bar.total * task.index // n_tasks)
         bar.set_description(f"{self.config.method.name} · task {task.index + 1}/{n_tasks}")
@@ -150,7 +145,7 @@ class Trainer:
         last = len(self.stream.tasks) - 1
         t = last if self.method.one_task else task.index
         right = [learner.correct(seen.test) for seen in self.stream.tasks[: t + 1]]
-        for name in ("head", "prototype"):
+        for name in ("prototype",) if self.method.predicts_by_means else ("head", "prototype"):
             rows = self.at.correct.setdefault(name, [])
             rows += [[-1] * (last + 1) for _ in range(t - len(rows))]
             rows.append([answer[name] for answer in right] + [-1] * (last - t))
@@ -158,6 +153,7 @@ class Trainer:
         self.at.task, self.at.stage, self.at.epoch = task.index + 1, 0, 0
 
     def _checkpoint(self, optimizer: dict[str, Tensor] | None = None) -> None:
+        self.at.seconds = time.perf_counter() - self.began
         self.keeper.save_checkpoint(
             to_numpy(self.learner.state() | (optimizer or {})), asdict(self.at)
         )
@@ -215,9 +211,7 @@ class StageRun:
     def end(self) -> None:
         """Measure the held-out loss and let the method draw its conclusions."""
         loss = None if self.held_out is None else self.learner.mean_loss(self.held_out)
-        self.method.end_stage(
-            self.stage, StageEnd(loss, math.ceil(self.steps), self._generator("after"))
-        )
+        self.method.end_stage(self.stage, StageEnd(loss, self._generator("after")))
         if self.stage.probe:
             self.learner.head.begin_task(self.task.classes, self._generator("head"))
 

@@ -21,6 +21,7 @@ from fmlora_lab.benchmarks.renditions import render
 from fmlora_lab.benchmarks.styles import DOMAINS, RENDITION, Style, blend
 from fmlora_lab.benchmarks.typefaces import (
     CANVAS,
+    PRETRAINING_FACES,
     TEST_FACES,
     TRAIN_FACES,
     characters_of,
@@ -166,7 +167,9 @@ def test_characters_are_what_their_rule_says():
 
 def kin(characters: str) -> str:
     """Those that look like a benchmark character or share a part or case with one."""
-    nearest = similarity(rasters(characters, TRAIN_FACES), rasters(CHARACTERS, TRAIN_FACES))
+    nearest = similarity(
+        rasters(characters, PRETRAINING_FACES), rasters(CHARACTERS, PRETRAINING_FACES)
+    )
     forbidden = set().union(*map(relatives, CHARACTERS))
     return "".join(
         c

@@ -63,15 +63,13 @@ def _clear(own: pd.Series, other: pd.Series) -> int:
 
 
 def _remembers(own: pd.Series, full: pd.Series, focus: str) -> str:
-    saved = full.forgetting - own.forgetting
-    if saved > 0 and _clear(own, full) > 0:
+    less = full.forgetting - own.forgetting > margin(own.acc, full.acc, own.test_images)
+    if less and _clear(own, full) > 0:
         verdict = "**Yes: it remembers what fine-tuning forgets.**"
-    elif saved > 0:
-        verdict = (
-            "**Only in part: it forgets less than full fine-tuning, but does not end better.**"
-        )
+    elif less:
+        verdict = "**Only in part: it forgets less than full fine-tuning, but ends no better.**"
     else:
-        verdict = "**No: it forgets no less than full fine-tuning.**"
+        verdict = "**No: it does not clearly forget less than full fine-tuning.**"
     return (
         f"{verdict} Full fine-tuning forgets {full.forgetting:.1f} points and ends at "
         f"{full.acc:.1f}%; {_title(focus)} forgets {own.forgetting:.1f} and ends at {own.acc:.1f}%."

@@ -76,11 +76,16 @@ def grouped(runs: Iterable[Run], label: Label = method_of) -> dict[str, list[Run
         groups.setdefault(label(run), []).append(run)
     for name, group in groups.items():
         settings = pd.json_normalize([run.config for run in group]).astype(str)
-        settings = settings.drop(columns=["benchmark.data", *SEEDS], errors="ignore")
-        settings = settings.drop(columns="backbone.weights", errors="ignore")
-        if several := list(settings.columns[settings.nunique() > 1]):
+        paths = ["benchmark.data", "backbone.weights"]
+        settings = settings.drop(columns=[*paths, *SEEDS], errors="ignore")
+        if several := list(settings.columns[settings.nunique(dropna=False) > 1]):
             raise BadInput(
                 f"the runs of {name!r} differ in {', '.join(several)}, not only in seeds; "
+                "give them labels of their own"
+            )
+        if len({tuple(run.config[seed] for seed in SEEDS) for run in group}) < len(group):
+            raise BadInput(
+                f"the runs of {name!r} share seeds but not images or weights; "
                 "give them labels of their own"
             )
     return groups

@@ -42,20 +42,19 @@ def low_rank_linear(
     """
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         raise ValueError("low_rank_linear adapts a frozen layer: weight and bias take no gradient")
-    return _LowRankLinear.apply(x, weight, bias, U, C, V)
+    with torch.autocast(x.device.type, enabled=False):  # it would round Wₑ's terms before the sum
+        return _LowRankLinear.apply(x, weight, bias, U, C, V)
 
 
 class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, U, C, V):
+        left = U if C is None else U @ C
+        effective = torch.addmm(weight, left, V.T).to(x.dtype)
+        y = F.linear(x, effective, None if bias is None else bias.to(x.dtype))
         _, _, _, need_U, need_C, need_V = ctx.needs_input_grad
-        # Autocast would sum Wₑ in bfloat16; every type here is chosen by hand.
-        with torch.autocast(x.device.type, enabled=False):
-            left = U if C is None else U @ C
-            effective = torch.addmm(weight, left, V.T).to(x.dtype)
-            y = F.linear(x, effective, None if bias is None else bias.to(x.dtype))
-            # x itself is kept only where V learns: with frozen bases n·k numbers are enough.
-            xV = x.reshape(-1, x.shape[-1]) @ V.to(x.dtype) if need_U or need_C else None
+        # x itself is kept only where V learns: with frozen bases n·k numbers are enough.
+        xV = skinny(x, V) if need_U or need_C else None
         ctx.save_for_backward(x if need_V else None, xV, effective, U, C, V)
         return y
 
@@ -67,13 +66,19 @@ class _LowRankLinear(torch.autograd.Function):
         g = g.reshape(-1, g.shape[-1])
         gU = gC = gV = None
         if need_C or need_V:
-            g_U = g @ U.to(g.dtype)
+            g_U = skinny(g, U)
         if need_C:
             gC = g_U.T.to(C.dtype) @ xV.to(C.dtype)
+        # (aᵀ b)ᵀ with a the narrow one: on a CPU up to ten times faster than bᵀ a at width 8.
         if need_U:
-            gU = (g.T @ xV).to(U.dtype)
+            gU = (xV.T @ g).T.to(U.dtype)
             gU = gU if C is None else gU @ C.T
         if need_V:
-            gV = (x.reshape(-1, x.shape[-1]).T @ g_U).to(V.dtype)
+            gV = (g_U.T @ x.reshape(-1, x.shape[-1])).T.to(V.dtype)
             gV = gV if C is None else gV @ C
         return gx, None, None, gU, gC, gV
+
+
+def skinny(x: Tensor, narrow: Tensor) -> Tensor:
+    """x (..., a) times narrow (a, k), flattened to (n, k); quickest with the columns contiguous."""
+    return F.linear(x.reshape(-1, x.shape[-1]), narrow.T.to(x.dtype).contiguous())

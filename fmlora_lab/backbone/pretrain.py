@@ -30,7 +30,7 @@ from tqdm import tqdm
 from fmlora_lab.benchmarks.glyphs import CHARACTERS, LOOKALIKE, relatives
 from fmlora_lab.benchmarks.renditions import SIDE, render
 from fmlora_lab.benchmarks.styles import PRETRAINING, Style, blend
-from fmlora_lab.benchmarks.typefaces import TRAIN_FACES, characters_of, rasters, similarity
+from fmlora_lab.benchmarks.typefaces import PRETRAINING_FACES, characters_of, rasters, similarity
 
 BATCH = 128
 LR = 1e-3
@@ -47,7 +47,7 @@ ENOUGH_FACES = 4
 def pretraining_characters() -> list[str]:
     """Letters, digits and symbols of any script that are no look-alike of a benchmark
     character, share no part or case with one, and are no look-alikes of each other."""
-    faces = Counter(character for face in TRAIN_FACES for character in characters_of(face))
+    faces = Counter(character for face in PRETRAINING_FACES for character in characters_of(face))
     forbidden = set().union(*map(relatives, CHARACTERS))
     candidates = [
         character
@@ -57,8 +57,8 @@ def pretraining_characters() -> list[str]:
         and not unicodedata.name(character, "").startswith("BRAILLE")
         and not relatives(character) & forbidden
     ]
-    sheet = rasters(candidates, TRAIN_FACES)
-    nearest = similarity(sheet, rasters(CHARACTERS, TRAIN_FACES)).amax(1)
+    sheet = rasters(candidates, PRETRAINING_FACES)
+    nearest = similarity(sheet, rasters(CHARACTERS, PRETRAINING_FACES)).amax(1)
     alike = similarity(sheet, sheet) >= LOOKALIKE
     drawn = sheet.flatten(1).any(1)
     chosen: list[int] = []
@@ -78,7 +78,7 @@ class Drawings:
     """Endless labelled images of the pre-training characters."""
 
     def __init__(self, characters: list[str], device: torch.device):
-        sheet = rasters(characters, TRAIN_FACES)
+        sheet = rasters(characters, PRETRAINING_FACES)
         # Pairs of a character and a typeface that has it.
         self.pairs = sheet.flatten(2).any(2).nonzero().to(device)
         self.sheet = sheet.to(device)

@@ -2,6 +2,7 @@
 and leave by hooks, and no line of timm is forked. Its state dict stays plain timm throughout."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,7 +147,8 @@ class AdaptedViT(nn.Module):
         device = self.mean.device.type
         autocast = torch.is_autocast_enabled(device)
         for site in self.sites:
-            weight = site.effective_weight()
+            with torch.autocast(device, enabled=False):  # which would sum it in bfloat16
+                weight = site.effective_weight()
             site.folded = weight.to(torch.get_autocast_dtype(device)) if autocast else weight
 
     @torch.no_grad()
@@ -240,12 +242,14 @@ def load_weights(vit: VisionTransformer, file: Path) -> None:
             f"backbone.weights: {file} is no readable safetensors file ({error})"
         ) from error
     own = vit.state_dict()
-    grid = state.get("pos_embed")
-    if grid is not None and grid.ndim == 3 and grid.shape[-1] == own["pos_embed"].shape[-1]:
+    grid, like = state.get("pos_embed"), own.get("pos_embed")
+    if grid is not None and like is not None and grid.shape[::2] == like.shape[::2]:
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        state["pos_embed"] = resample_abs_pos_embed(
-            grid, vit.patch_embed.grid_size, num_prefix_tokens=prefix
-        )
+        patches = max(grid.shape[1] - prefix, 0)
+        if patches and math.isqrt(patches) ** 2 == patches:  # else it has other prefix tokens
+            state["pos_embed"] = resample_abs_pos_embed(
+                grid, vit.patch_embed.grid_size, num_prefix_tokens=prefix
+            )
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     differ = (

@@ -19,7 +19,7 @@ def to_float(pixels: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
 def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Generator) -> Tensor:
     """Augment uint8 images (B, 3, H, W); the result is uint8 of the same shape.
 
-    `none`; `shift`: up to an eighth of the side in x and y, edges repeated; `crop-flip`: a random
+    `none`; `shift`: up to a sixteenth of the side in x and y, edges repeated; `crop-flip`: a random
     crop of at least `crop_scale` of the area (aspect 3/4 to 4/3), resized, mirrored half the time.
     """
     if kind == "shift":
@@ -31,7 +31,7 @@ def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Gener
 
 def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     B, _, H, W = pixels.shape
-    most = max(H // 8, 1)
+    most = max(H // 16, 1)
     dy, dx = torch.randint(-most, most + 1, (2, B, 1), generator=generator).to(pixels.device)
     rows = (torch.arange(H, device=pixels.device) + dy).clamp(0, H - 1)
     columns = (torch.arange(W, device=pixels.device) + dx).clamp(0, W - 1)

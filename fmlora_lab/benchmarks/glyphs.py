@@ -1,8 +1,8 @@
 """The embedded benchmark: 100 characters as renditions, drawn here instead of downloaded.
 
-Training images are drawn from one family of typefaces and test images from another, so what
-is tested is the character and not its outline. The pre-trained backbone that ships with the
-lab has seen neither these characters nor the test typefaces.
+Test images are drawn in typefaces that no training image uses, so what is tested is the
+character and not its outline. The pre-trained backbone that ships with the lab has seen
+neither these characters nor the test typefaces.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlora_lab.benchmarks.cache import cache_dir, write_atomically
+from fmlora_lab.benchmarks.cache import cache_dir
 from fmlora_lab.benchmarks.renditions import render
 from fmlora_lab.benchmarks.stream import (
     Images,
@@ -25,6 +25,7 @@ from fmlora_lab.benchmarks.stream import (
 from fmlora_lab.benchmarks.styles import DOMAINS, RENDITION, Style
 from fmlora_lab.benchmarks.typefaces import TEST_FACES, TRAIN_FACES, rasters
 from fmlora_lab.config import GlyphDomains, Glyphs
+from fmlora_lab.files import write_atomically
 
 RENDERER = 1
 """Raised when the images change: it enters every fingerprint, so stored runs stay apart."""

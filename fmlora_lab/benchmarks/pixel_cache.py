@@ -11,8 +11,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from fmlora_lab.benchmarks.cache import cache_dir, write_atomically
+from fmlora_lab.benchmarks.cache import cache_dir
 from fmlora_lab.benchmarks.decode import DECODER, decode_all
+from fmlora_lab.files import write_atomically
 
 
 def decoded_once(root: Path, files: list[Path], size: int) -> tuple[Tensor, str]:

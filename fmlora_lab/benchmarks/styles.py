@@ -55,10 +55,10 @@ PRETRAINING = Style(
 """Filled strokes on plain ground: what the backbone has seen before the benchmark."""
 
 RENDITION = Style(
-    rotation=15, shear=0.25, scale=(0.75, 1.1), shift=0.08, warp=0.035,
-    thick=0.3, outline=0.35,
+    rotation=5, shear=0.08, scale=(0.95, 1.1), shift=0.03, warp=0.005,
+    thick=0.25, outline=0.3,
     ink_saturation=(0, 0.8), ink_value=(0.7, 1), ground_saturation=(0, 1), ground_value=(0, 0.4),
-    inverted=0.5, texture=0.35, hatched=0.3, busy=0.35, ghost=0.3, light=0.2, grain=0.06,
+    inverted=0.5, texture=0.35, hatched=0.3, busy=0.2, ghost=0.15, light=0.2, grain=0.06,
 )  # fmt: skip
 """The class-incremental benchmark: every image its own mixture, as ImageNet-R is."""
 

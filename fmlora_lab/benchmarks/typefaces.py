@@ -12,15 +12,18 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont
 from torch import Tensor
 
-TRAIN_FACES = tuple(
+PRETRAINING_FACES = tuple(
     f"DejaVu{family}{style}"
     for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
     for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}")
 )
-"""Typefaces of training images, here and in pre-training."""
+"""The typefaces in which pre-training saw other characters: one family of two here."""
 
-TEST_FACES = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta")
-"""Typefaces of test images: a whole family that neither training nor pre-training sees."""
+TRAIN_FACES = (*PRETRAINING_FACES, "STIXGeneralBol", "STIXGeneralItalic")
+"""Typefaces of training images."""
+
+TEST_FACES = ("STIXGeneral", "STIXGeneralBolIta")
+"""Typefaces of test images, which neither training nor pre-training sees."""
 
 CANVAS = 64
 """Side of a raster in pixels: twice an image's, so that one averaging step reduces it."""

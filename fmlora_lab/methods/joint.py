@@ -15,7 +15,7 @@ from fmlora_lab.methods.method import Stage, register
 
 class JointSettings(FullSettings):
     name: Literal["joint"] = "joint"
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(1e-3, gt=0)
     """Learning rate of the whole backbone."""
     epochs: int = Field(20, ge=1)
     """Epochs over all images, in the place of the configured epochs a task."""

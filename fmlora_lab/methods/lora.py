@@ -33,13 +33,14 @@ class LoRA(Method):
     def __init__(self, settings: LoRASettings, model: AdaptedViT):
         super().__init__(settings, model)
         self.weights = nn.ParameterList(site.weight for site in model.sites)
+        self.U = nn.ParameterList(torch.zeros(s.d_out, settings.rank) for s in model.sites)
+        self.V = nn.ParameterList(torch.zeros(s.d_in, settings.rank) for s in model.sites)
 
+    @torch.no_grad()
     def begin_task(self, task: TaskInfo) -> None:
-        r, device = self.settings.rank, self.model.mean.device
-        self.U = nn.ParameterList(torch.zeros(s.d_out, r) for s in self.model.sites).to(device)
-        self.V = nn.ParameterList(
-            torch.randn(s.d_in, r, generator=task.generator) / s.d_in**0.5 for s in self.model.sites
-        ).to(device)
+        for U, V in zip(self.U, self.V, strict=True):
+            U.zero_()
+            V.copy_(torch.randn(V.shape, generator=task.generator) / len(V) ** 0.5)
 
     def factors(self) -> list[Factors]:
         return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]

@@ -58,11 +58,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageEnd:
-    """What a stage found: the mean loss on the held-out images (None without), the batches seen,
-    and a fresh generator for values that the method draws anew."""
+    """What a stage found: the mean loss on the held-out images (None without), and a fresh
+    generator for values that the method draws anew."""
 
     held_out_loss: float | None
-    batches: int
     generator: torch.Generator
 
 

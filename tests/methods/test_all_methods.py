@@ -43,6 +43,8 @@ def begin(learner, index: int, classes: range) -> None:
 @every_method
 def test_before_the_first_step_it_is_plain_timm(trainer, tiny_stream, tiny_vit, name):
     stream, plain = tiny_stream(), tiny_vit()
+    for block in plain.blocks:
+        block.attn.fused_attn = False  # as training on a CPU has it; another order of summation
     learner = trainer(without_prompts(name), stream, deepcopy(plain)).learner
     images = stream.tasks[0].test
     x = (images.pixels.float() / 255 - 0.5) / 0.5
@@ -99,15 +101,13 @@ def test_training_loss_falls_by_a_third_in_every_task_that_it_trains(
     run = trainer(quick(name), stream, keeper=keeper, epochs=6, lr_head=0.02)
     measured = run.run()
     if METHODS[name].predicts_by_means:
-        assert keeper.lines == []  # nothing is trained
-        rows, classifier = measured["correct"]["prototype"], "means"
-    else:
-        rows, classifier = measured["correct"]["head"], "head"
-        for task in range(1 if run.method.one_task else 2):
-            losses = keeper.losses(task)
-            assert losses[-1] < 0.67 * losses[0], (task, losses)
-    last = np.asarray(rows[-1]) / measured["counts"]
-    assert last[-1] >= 0.8, classifier  # the task just learned
+        assert keeper.lines == []  # nothing is trained, and its means are right as they are
+        right = measured["correct"]["prototype"][-1]
+        assert sum(right) >= 0.9 * sum(measured["counts"])
+        return
+    for task in range(1 if run.method.one_task else 2):
+        losses = keeper.losses(task)
+        assert losses[-1] < 0.67 * losses[0], (task, losses)
 
 
 # Nothing of an earlier task is read after it ended.
@@ -238,6 +238,22 @@ def test_the_accuracy_matrix_has_the_right_cells_filled(trainer, tiny_stream, na
 # in float32 on a CPU and copying what it found. A change that moves them changes every result:
 # see first that it is meant.
 GOLDEN = {
+    "fm-lora": [
+        0.690166, 0.789243, 0.684645, 0.678954, 0.63856, 0.612984,
+        0.689167, 0.690161, 0.691934, 0.656692, 0.669228, 0.662409,
+    ],
+    "lora": [
+        0.689345, 0.658036, 0.608073, 0.570525, 0.568074,
+        0.687144, 0.661774, 0.606039, 0.646698, 0.594138,
+    ],
+    "full": [
+        0.689345, 0.597982, 0.486561, 0.403633, 0.376716,
+        0.68068, 0.601577, 0.448812, 0.407072, 0.359364,
+    ],
+    "linear-probe": [
+        0.689345, 0.678368, 0.660245, 0.646644, 0.655293,
+        0.688137, 0.677123, 0.652185, 0.676572, 0.658519,
+    ],
 }  # fmt: skip
 
 
@@ -249,7 +265,7 @@ def test_golden_losses_of_the_first_ten_steps(trainer, tiny_stream, memory_keepe
     )
     run.run()
     losses = [line["loss"] for line in keeper.lines]
-    assert losses == pytest.approx(GOLDEN[name], rel=5e-4)
+    assert losses == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
 def test_the_seed_decides_and_global_state_does_not(trainer, tiny_stream, memory_keeper):

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -65,6 +66,7 @@ def wait_for_epochs(process, runs_dir, count):
     """Until that many epochs are on disk (a process that ends first fails the test)."""
     while epochs_stored(runs_dir) < count:
         assert process.poll() is None, process.communicate()
+        time.sleep(0.02)  # leaves the processor to the process that is waited for
 
 
 def same_state(a: Run, b: Run):

@@ -40,7 +40,7 @@ class BasesSettings(Settings):
         "first-task", alias="from"
     )
     """Where A and B come from (written `bases.from`)."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-4, gt=0)
     """Learning rate of the first task's LoRA, from which `first-task` takes its bases."""
 
 
@@ -93,6 +93,7 @@ class FMLoRA(Method):
         self.P.requires_grad_(task.index == 0 or not self.settings.prompt.freeze_after_first)
         self.P_before.copy_(self.P.detach())
         widest = self._fixed_ranks().to(self.chosen)
+        self.chosen.copy_(widest)
         if self.settings.drs.enabled:
             widest = torch.full_like(widest, self.selector.r_max)
         self._begin_update(widest, task.generator)

@@ -69,7 +69,7 @@ def gumbel_softmax(logits: Tensor, tau: float, generator: torch.Generator) -> Te
     uniform = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7).to(logits)
     soft = ((logits - uniform.log().neg().log()) / tau).softmax(-1)
     hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())
 
 
 class RankSelector(nn.Module):

@@ -1,0 +1,52 @@
+# make demo     the quickstart: an executed notebook, figures and a table in figures/quickstart/
+# make test     all tests, and every notebook in its smoke profile
+# make lab      JupyterLab on the notebooks
+# make figures  every notebook, as `make demo` executes one
+# make lint     ruff, notebooks included, and the direction of imports
+#
+# Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
+
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+BIN := .venv/bin
+READY := $(ROOT)/.venv/.installed
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.PHONY: demo test lab figures lint env
+
+demo: $(READY)
+	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo
+
+# Notebooks are tested as copies with the smoke profile filled in, and last what they published.
+test: $(READY)
+	cd $(ROOT) && rm -rf build/notebooks && $(BIN)/python tests/notebooks/prepare.py build/notebooks
+	cd $(ROOT) && $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 \
+	    tests build/notebooks tests/notebooks/published.py
+
+lab: $(READY)
+	cd $(ROOT) && FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}" $(BIN)/jupyter lab notebooks
+
+figures: $(READY)
+	cd $(ROOT) && $(BIN)/fmlora-lab render all -p profile demo
+
+lint: $(READY)
+	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+env: $(READY)
+
+# A .venv that works is kept, unless PYTHON asks for another; the marker is written last, so that
+# an installation that was cut short is made good.
+$(READY): $(ROOT)/pyproject.toml
+	@rm -f $@; cd $(ROOT); \
+	usable() { "$$1" -c '$(USABLE)' >/dev/null 2>&1; }; \
+	has_pip() { $(BIN)/python -m pip --version >/dev/null 2>&1; }; \
+	if [ -z '$(PYTHON)' ] && usable $(BIN)/python && has_pip; then exit 0; fi; \
+	for name in $(PYTHONS); do \
+	    if usable "$$name"; then exec "$$name" -m venv --clear .venv; fi; \
+	done; \
+	echo 'FM-LoRA Lab needs Python 3.11, 3.12 or 3.13 with its venv module (Debian: python3-venv),' \
+	    'and $(PYTHONS) is none; name one with PYTHON=/path/to/python3.12' >&2; \
+	exit 1
+	@echo 'Installing FM-LoRA Lab into .venv: about 2 to 4 minutes and 6 GB, once.'
+	@cd $(ROOT) && $(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	@touch $@
