@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 FORMAT = 1
-"""Raised when the meaning of a stored run changes; part of every run's name."""
+"""Raised when the meaning of a stored run changes, a changed default included, since a run's name
+leaves defaults out; part of every run's name."""
 
 
 class BadInput(ValueError):

@@ -55,9 +55,12 @@ def render(
     failures = 0
     for path, folder, filled in planned:
         print(f"rendering {path}", file=sys.stderr)
-        error = _execute(path, folder / path.name, filled)
+        notebook, error = _papermill(
+            path, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr
+        )
+        copy = _write(notebook, folder / path.name)
         if error:
-            print(f"{path} failed: {error}; see {folder / path.name}", file=sys.stderr)
+            print(f"{path} failed: {error}; see {copy}", file=sys.stderr)
             failures += 1
     return failures
 
@@ -71,11 +74,9 @@ def prepare(
     """Write copies of notebooks with their parameters filled in, and execute nothing."""
     copies = []
     for path in find(names, notebooks_dir):
-        copy = Path(into) / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
         filled = _fill(path, parameters, None, Path("figures", short_name(path)))
-        _papermill(path, copy, filled, prepare_only=True)
-        copies.append(copy)
+        notebook, _ = _papermill(path, filled, prepare_only=True)
+        copies.append(_write(notebook, Path(into) / path.name))
     return copies
 
 
@@ -125,25 +126,25 @@ def _fill(
     return {"figures_dir": str(folder), **filled} if "figures_dir" in known else filled
 
 
-def _execute(path: Path, target: Path, filled: Mapping[str, Any]) -> str | None:
-    """Execute a notebook and put its copy in place; returns what went wrong, or None."""
+def _papermill(
+    path: Path, filled: Mapping[str, Any], **how: Any
+) -> tuple[NotebookNode, str | None]:
+    """The notebook as papermill leaves it, and what went wrong in it, or None."""
     error = None
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "executed.ipynb"
+        copy = Path(scratch) / "copy.ipynb"
         try:
-            _papermill(path, copy, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr)
+            papermill.execute_notebook(
+                _read(path), copy, dict(filled), kernel_name="python3", progress_bar=False, **how
+            )
         except PapermillExecutionError as raised:
             error = f"{raised.ename}: {raised.evalue}"
-        notebook = nbformat.read(copy, 4)
-    text = nbformat.writes(_tidy(notebook))
-    write_atomically(target, lambda file: file.write(text.encode()))
-    return error
+        return _tidy(nbformat.read(copy, 4)), error
 
 
-def _papermill(path: Path, copy: Path, filled: Mapping[str, Any], **how: Any) -> None:
-    papermill.execute_notebook(
-        _read(path), copy, dict(filled), kernel_name="python3", progress_bar=False, **how
-    )
+def _write(notebook: NotebookNode, target: Path) -> Path:
+    write_atomically(target, lambda file: file.write(nbformat.writes(notebook).encode()))
+    return target
 
 
 def _read(path: Path) -> NotebookNode:

@@ -7,7 +7,8 @@
 3. The trial with the highest Acc at the end of the stream wins.
 
 Joint training takes no part: it is no rival, but the reference that fixed the difficulty of the
-benchmark. The log of all trials and the choice are one JSON file; `configure` reads the choice from there.
+benchmark. The log of all trials and the choice are one JSON file; `configure` reads the choice
+from there.
 """
 
 import itertools
@@ -55,7 +56,7 @@ def tune(
     log["procedure"] = " ".join((__doc__ or "").split())
     for method in methods or SPACES:
         tried = []
-        for settings in draw(method, trials):
+        for settings in draw(method, trials, profile):
             overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
             config = configure(method, "glyphs", profile, overrides, tuned_settings=False)
             result = run(config, runs_dir).result
@@ -69,10 +70,16 @@ def tune(
     return log
 
 
-def draw(method: str, trials: int) -> list[dict[str, Any]]:
-    """The settings of each trial: the defaults, then distinct points of the method's space."""
+def draw(method: str, trials: int, profile: str = "demo") -> list[dict[str, Any]]:
+    """The settings of each trial: the defaults, then distinct other points of the space."""
     space = SPACES.get(method, {})
-    grid = itertools.product(*space.values())
-    points = [dict(zip(space, values, strict=True)) for values in grid]
+    points = [
+        dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
+    ]
     order = np.random.default_rng(zlib.crc32(method.encode())).permutation(len(points))
-    return [{}, *(points[i] for i in order if points[i])][:trials]
+    drawn: list[dict[str, Any]] = [{}]
+    default = configure(method, profile=profile, tuned_settings=False)
+    for i in order:
+        if configure(method, profile=profile, overrides=points[i], tuned_settings=False) != default:
+            drawn.append(points[i])
+    return drawn[:trials]

@@ -104,4 +104,5 @@ def test_a_prepared_copy_has_its_parameters_and_no_outputs(notebooks, tmp_path):
     notebook = nbformat.read(copy, 4)
     injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1 and 'word = "smoke"' in injected[0].source
+    assert str(tmp_path) not in copy.read_text() and "'default'" not in str(notebook.metadata)
     assert not any(cell.get("outputs") for cell in notebook.cells)
