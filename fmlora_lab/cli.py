@@ -224,12 +224,13 @@ def main() -> None:
     except ValidationError as error:
         code = _refuse(explain(error))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last stored epoch", file=sys.stderr)
         code = 130
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         code = _refuse(error.format_message())
+    if code == 130:  # as typer reports an interrupt that reached it
+        print("stopped; the same command goes on from the last stored epoch", file=sys.stderr)
     sys.exit(code)
 
 

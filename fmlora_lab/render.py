@@ -15,6 +15,7 @@ import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
@@ -139,6 +140,8 @@ def _papermill(
             )
         except PapermillExecutionError as raised:
             error = f"{raised.ename}: {raised.evalue}"
+        except DeadKernelError:
+            error = "its Python process died, perhaps for want of memory"
         return _tidy(nbformat.read(copy, 4)), error
 
 
@@ -163,6 +166,7 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def _failed(notebook: NotebookNode) -> bool:
+    """Whether a cell raised, or was never reached."""
     return any(
         out.output_type == "error"
         for cell in notebook.cells

@@ -20,13 +20,15 @@ folder.mkdir(parents=True, exist_ok=True)
 facts = {"word": word, "runs_dir": runs_dir, "python": sys.executable}
 _ = (folder / "facts.json").write_text(json.dumps(facts))
 """
+DIE = "import os; os._exit(1)"
 
 
 @pytest.fixture
 def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for name, code in {"00_good": PUBLISH, "10_bad": "1 / 0", "20_good_too": PUBLISH}.items():
+    codes = {"00_good": PUBLISH, "10_bad": "1 / 0", "15_dead": DIE, "20_good_too": PUBLISH}
+    for name, code in codes.items():
         parameters = new_code_cell(PARAMETERS)
         parameters.metadata["tags"] = ["parameters"]
         notebook = new_notebook(cells=[parameters, new_code_cell(code)])
@@ -40,7 +42,7 @@ def notebooks(tmp_path):
 
 
 def test_an_unknown_notebook_is_refused_with_the_known_ones(notebooks, tmp_path):
-    with pytest.raises(BadInput, match=r"'nonsense'; known: 00_good, 10_bad, 20_good_too"):
+    with pytest.raises(BadInput, match=r"'nonsense'; known: 00_good, 10_bad, 15_dead, 20_good_too"):
         render(["good", "nonsense"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
     assert not (tmp_path / "out").exists()
 
@@ -74,7 +76,7 @@ def test_all_are_rendered_though_one_fails(notebooks, tmp_path, capfd, monkeypat
         ["all"], {"word": given["word"]}, given["runs_dir"], out, notebooks_dir=notebooks
     )
 
-    assert failures == 1
+    assert failures == 2
     for name in ("good", "good_too"):
         facts = json.loads((out / name / "facts.json").read_text())
         assert facts == {
@@ -85,6 +87,7 @@ def test_all_are_rendered_though_one_fails(notebooks, tmp_path, capfd, monkeypat
     told = capfd.readouterr().err
     assert "a progress bar" in told
     assert "10_bad.ipynb failed: ZeroDivisionError: division by zero" in told
+    assert "15_dead.ipynb failed: its Python process died" in told
 
     executed = nbformat.read(out / "good" / "00_good.ipynb", 4)
     outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
@@ -92,8 +95,9 @@ def test_all_are_rendered_though_one_fails(notebooks, tmp_path, capfd, monkeypat
     failed = (out / "bad" / "10_bad.ipynb").read_text()
     assert "ZeroDivisionError" in failed and '"traceback"' in failed
 
-    (out / "bad" / "table.csv").write_text("method,acc\nstale,1\n")
-    assert "stale" not in closing_lines(out / "bad")
+    for name in ("bad", "dead"):  # no table of an earlier time
+        (out / name / "table.csv").write_text("method,acc\nstale,1\n")
+        assert "stale" not in closing_lines(out / name)
     assert closing_lines(out / "good").splitlines() == [
         str(out / "good" / name) for name in ("00_good.ipynb", "facts.json")
     ]
