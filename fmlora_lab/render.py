@@ -166,10 +166,9 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def _failed(notebook: NotebookNode) -> bool:
-    """Whether a cell raised, or was never reached."""
+    """Whether a cell of code raised or was never finished."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     return any(
-        out.output_type == "error"
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for out in cell.outputs
+        cell.execution_count is None or any(out.output_type == "error" for out in cell.outputs)
+        for cell in cells
     )

@@ -359,6 +359,15 @@ def test_a_split_depends_on_the_data_seed_and_its_own_class_alone(tmp_path):
     assert not set(photo(capped, "train")[0]) & set(held_out)
 
 
+def test_the_order_seed_changes_the_order_of_the_domains_and_nothing_else(tmp_path):
+    root = make_domains(tmp_path / "data")
+    streams = [domains(root, order_seed=seed) for seed in range(4)]
+    assert len({tuple(task.name for task in stream.tasks) for stream in streams}) > 1
+    assert len({stream.fingerprint for stream in streams}) == 1
+    photos = [task.train for stream in streams for task in stream.tasks if task.name == "photo"]
+    assert len({tuple(colours(images)) for images in photos}) == 1
+
+
 def test_the_smallest_class_still_gives_one_image_to_each_side(tmp_path):
     root = make_domains(tmp_path / "data", count=2)
     for share in (0.01, 0.99):
@@ -667,7 +676,7 @@ def test_two_that_load_at_once_decode_once(tmp_path, monkeypatch):
         return decode(path, size)
 
     def load_it():
-        both_there.wait(10)
+        both_there.wait()
         streams.append(folder(root))
 
     monkeypatch.setattr(decoding, "decode", counting)
@@ -682,6 +691,7 @@ def test_two_that_load_at_once_decode_once(tmp_path, monkeypatch):
 
 def test_progress_is_shown_on_stderr_only_when_it_takes_long(tmp_path, monkeypatch, capfd):
     root = make_folders(tmp_path / "data")
+    monkeypatch.setattr(decoding, "BAR_AFTER", 1e9)
     folder(root)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(decoding, "BAR_AFTER", 0)
