@@ -20,7 +20,7 @@ demo: $(READY)
 # Notebooks are tested as copies with the smoke profile filled in, and last what they published.
 test: $(READY)
 	cd $(ROOT) && rm -rf build/notebooks && $(BIN)/python tests/notebooks/prepare.py build/notebooks
-	cd $(ROOT) && $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 \
+	cd $(ROOT) && $(BIN)/python -m pytest --nbmake --nbmake-timeout=1800 \
 	    tests build/notebooks tests/notebooks/published.py
 
 lab: $(READY)

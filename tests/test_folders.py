@@ -555,7 +555,7 @@ def test_the_fingerprint_changes_with(tmp_path, change):
     assert folder(root).fingerprint != before
 
 
-def test_the_fingerprint_changes_with_size_subset_split_and_domain(tmp_path):
+def test_the_fingerprint_changes_with_size_subset_and_split(tmp_path):
     root = make_folders(tmp_path / "data")
     kinds = [
         folder(root),
@@ -565,9 +565,16 @@ def test_the_fingerprint_changes_with_size_subset_split_and_domain(tmp_path):
     ]
     root = make_domains(tmp_path / "domains")
     kinds += [domains(root), domains(root, data_seed=1), domains(root, test_share=0.5)]
-    (root / "photo").rename(root / "photos")
-    kinds.append(domains(root))
     assert len({stream.fingerprint for stream in kinds}) == len(kinds)
+
+
+def test_the_fingerprint_changes_with_the_name_of_a_domain(tmp_path):
+    root = make_domains(tmp_path / "data")
+    for file in root.rglob("*.png"):
+        write(file, RED)  # so that no split shows in the pixels
+    before = domains(root).fingerprint
+    (root / "photo").rename(root / "photos")
+    assert domains(root).fingerprint != before
 
 
 # --- the cache ---------------------------------------------------------------------------------
