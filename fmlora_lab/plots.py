@@ -236,7 +236,7 @@ def _equal_acc_lines(axis, share: float) -> None:
         axis.plot(ends, acc + ends * share, color="#cccccc", linewidth=0.8, zorder=0)
         x = min(right, (top - acc) / share) if share else right
         y = acc + x * share
-        if left < x and bottom < y <= top:
+        if x > left + 0.1 * (right - left) and bottom < y <= top:  # clear of the axis
             axis.annotate(
                 f"Acc {acc:g}",
                 (x, y),

@@ -96,6 +96,15 @@ def test_along_a_line_of_the_trade_off_acc_is_equal():
         assert y - x * 4 / 5 == pytest.approx(float(label.get_text().split()[1]))
 
 
+def test_no_label_of_a_line_covers_the_axis():
+    figure = plots.trade_off({"prototypes": (69.7, 9.7), "full": (74.2, 26.5)}, tasks=10)
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    labels = [text.get_window_extent() for text in axis.texts]
+    assert len(labels) > 3
+    assert min(box.x0 for box in labels) > axis.get_window_extent().x0
+
+
 def test_one_method_can_be_best_in_both():
     figure = plots.trade_off({"lora": (80.0, 5.0), "full": (70.0, 60.0)}, tasks=5)
     title = figure.axes[0].get_title(loc="left")
