@@ -149,13 +149,12 @@ def render_command(
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
     from fmlora_lab.profiles import parse_assignment
-    from fmlora_lab.render import closing_lines, render, short_name
+    from fmlora_lab.render import closing_lines, find, render, short_name
 
     values = dict(parse_assignment(text) for text in parameter or [])
     failures = render(notebooks, values, runs_dir, figures_dir, notebooks_dir)
-    for name in notebooks:
-        if name != "all":
-            print(closing_lines(figures_dir / short_name(name)))
+    for path in find(notebooks, notebooks_dir):
+        print(closing_lines(figures_dir / short_name(path)))
     if failures:
         raise typer.Exit(1)
 
