@@ -58,14 +58,22 @@ def test_before_the_first_step_it_is_plain_timm(trainer, tiny_stream, tiny_vit, 
 
 
 @every_method
-def test_a_task_begins_where_the_last_one_ended(trainer, tiny_stream, name):
+def test_a_task_keeps_what_it_learned_and_the_next_begins_there(trainer, tiny_stream, name):
+    """Merging, making bases and starting anew change nothing of what the model computes."""
     stream = tiny_stream(tasks=1)
     run = trainer(quick(name), stream)
+    pixels, end_task, seen = stream.tasks[0].test.pixels, run.method.end_task, []
+
+    def watched_end():
+        seen.append(run.learner.features(pixels).detach())
+        return end_task()
+
+    run.method.end_task = watched_end
     run.run()
-    pixels = stream.tasks[0].test.pixels
-    before = run.learner.features(pixels).detach()
+    after = run.learner.features(pixels).detach()
+    torch.testing.assert_close(after, seen[0], rtol=1e-4, atol=1e-5)
     begin(run.learner, 1, range(4))
-    assert torch.equal(run.learner.features(pixels), before)
+    assert torch.equal(run.learner.features(pixels), after)
 
 
 def declared(name: str, run) -> set[str]:
