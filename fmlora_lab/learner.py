@@ -10,7 +10,7 @@ from fmlora_lab.backbone.heads import ClassMeans, Head
 from fmlora_lab.backbone.vit import AdaptedViT
 from fmlora_lab.benchmarks.augment import to_float
 from fmlora_lab.benchmarks.stream import Images
-from fmlora_lab.config import RunConfig
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.methods import build
 
 EVALUATION_BATCH = 128
@@ -103,8 +103,11 @@ class Learner:
         """A plain timm state dict with the classifier as `head`, and the prompts (m, d) if any.
 
         Where there are no prompts, `timm.create_model(name, num_classes=K)` alone loads it and
-        gives the same logits. Rows are the classes in the stream's order.
+        gives the same logits. Rows are the classes in the stream's order. BadInput for a cosine
+        head, which timm has not.
         """
+        if self.head.cosine:
+            raise BadInput("training.head is 'cosine', which a plain timm model cannot express")
         self.model.set_update(self.method.factors(), self.method.prompts())
         state = self.model.merge()
         state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}

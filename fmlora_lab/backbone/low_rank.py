@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Factors(NamedTuple):
@@ -59,6 +60,7 @@ class _LowRankLinear(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         x, xV, effective, U, C, V = ctx.saved_tensors
         need_x, _, _, need_U, need_C, need_V = ctx.needs_input_grad

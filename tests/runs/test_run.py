@@ -14,6 +14,7 @@ from PIL import Image
 
 from fmlora_lab import configure, restore, run, sweep
 from fmlora_lab import training as training_module
+from fmlora_lab.config import BadInput
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.store import DamagedFile, FolderKeeper, Run, RunFolder
 
@@ -211,6 +212,13 @@ def test_restored_model_answers_as_the_run_did(small, tmp_path):
         right = learner.correct(task.test)["head"]
         expected = pytest.approx(stored.accuracy_matrix[-1, i], abs=1e-3)
         assert 100 * right / len(task.test) == expected
+
+
+def test_a_cosine_head_is_not_merged_into_a_linear_one(small, tmp_path):
+    given = {"training.head": "cosine", "training.epochs": 1}
+    stored = run(small("linear-probe", **given), tmp_path)
+    with pytest.raises(BadInput, match="'cosine'"):
+        restore(stored).merge()
 
 
 def test_validation_never_reads_the_test_images(small, tmp_path):
