@@ -27,7 +27,7 @@ from fmlora_lab.benchmarks.typefaces import TEST_FACES, TRAIN_FACES, rasters
 from fmlora_lab.config import GlyphDomains, Glyphs
 from fmlora_lab.files import write_atomically
 
-RENDERER = 1
+RENDERER = 2
 """Raised when the images change: it enters every fingerprint, so stored runs stay apart."""
 
 LOOKALIKE = 0.83
@@ -104,7 +104,7 @@ def _drawn(
 
 def _draw(faces: tuple[str, ...], count: int, style: Style, generator: torch.Generator) -> Tensor:
     """`count` images of each class, class by class, the typefaces taking turns."""
-    sheet = rasters(CHARACTERS, faces)
+    sheet = rasters(CHARACTERS, faces, in_proportion=True)
     glyphs = sheet[:, torch.arange(count) % len(faces)].flatten(0, 1)
     order = torch.randperm(len(glyphs), generator=generator)
     images = [render(glyphs[some], style, generator) for some in order.split(500)]

@@ -56,7 +56,7 @@ PRETRAINING = Style(
 
 RENDITION = Style(
     rotation=5, shear=0.08, scale=(0.95, 1.1), shift=0.03, warp=0.005,
-    thick=0.25, outline=0.3,
+    thick=0.25, outline=0.38,
     ink_saturation=(0, 0.8), ink_value=(0.7, 1), ground_saturation=(0, 1), ground_value=(0, 0.4),
     inverted=0.5, texture=0.35, hatched=0.3, busy=0.2, ghost=0.15, light=0.2, grain=0.06,
 )  # fmt: skip

@@ -28,7 +28,7 @@ TEST_FACES = ("STIXGeneral", "STIXGeneralBolIta")
 CANVAS = 64
 """Side of a raster in pixels: twice an image's, so that one averaging step reduces it."""
 BOX = 48
-"""The longer side of every glyph. Size and place within the line are not part of a class."""
+"""The longer side of a glyph. Its place within the line is not part of a class."""
 
 
 def _path(face: str) -> Path:
@@ -41,25 +41,32 @@ def characters_of(face: str) -> frozenset[str]:
     return frozenset(map(chr, FT2Font(_path(face)).get_charmap()))
 
 
-def rasters(characters: Sequence[str], faces: Sequence[str]) -> Tensor:
-    """Coverage, uint8 (characters, faces, CANVAS, CANVAS); blank where a typeface lacks one."""
+def rasters(
+    characters: Sequence[str], faces: Sequence[str], in_proportion: bool = False
+) -> Tensor:
+    """Coverage, uint8 (characters, faces, CANVAS, CANVAS); blank where a typeface lacks one.
+
+    `in_proportion` keeps what is smaller than the typeface's H smaller than it, which is all that
+    tells z from Z; otherwise every glyph fills the same box.
+    """
     sheet = np.zeros((len(characters), len(faces), CANVAS, CANVAS), np.uint8)
     for f, face in enumerate(faces):
         # The basic layout engine, because the other one is not in every build of Pillow.
         font = ImageFont.truetype(_path(face), CANVAS, layout_engine=ImageFont.Layout.BASIC)
         for c, character in enumerate(characters):
             if character in characters_of(face):
-                sheet[c, f] = _centred(font, character)
+                sheet[c, f] = _centred(font, character, in_proportion)
     return torch.from_numpy(sheet)
 
 
-def _centred(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
+def _centred(font: ImageFont.FreeTypeFont, character: str, in_proportion: bool) -> np.ndarray:
     left, top, right, bottom = font.getbbox(character)
     canvas = Image.new("L", (CANVAS, CANVAS))
     if right > left and bottom > top:
         glyph = Image.new("L", (right - left, bottom - top))
         glyph.paste(255, (0, 0), Image.Image()._new(font.getmask(character)))
-        shrink = BOX / max(glyph.size)
+        _, top_of_H, _, foot_of_H = font.getbbox("H")
+        shrink = BOX / max(*glyph.size, foot_of_H - top_of_H if in_proportion else 0)
         width, height = (max(1, round(side * shrink)) for side in glyph.size)
         glyph = glyph.resize((width, height), Image.Resampling.BILINEAR)
         canvas.paste(glyph, ((CANVAS - width) // 2, (CANVAS - height) // 2))
