@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fmlora_lab.backbone.device import keep_memory, pick_device
-from fmlora_lab.backbone.vit import AdaptedViT, load_vit
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts, load_vit
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import Backbone, RunConfig
 from fmlora_lab.learner import Learner
-from fmlora_lab.methods.method import Stage, TaskInfo
+from fmlora_lab.methods.method import StageEnd, TaskInfo
 
 CLASSES = 10
 PROMPTS = {"tokens": 8}
@@ -39,6 +39,10 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
     "fm-lora-2": (FM_LORA, 2),
     "fm-lora-20": (FM_LORA, 20),
     "lora": ({"name": "lora", "rank": 8}, 2),
+    "sd-lora-2": ({"name": "sd-lora", "rank": 8}, 2),
+    "sd-lora-20": ({"name": "sd-lora", "rank": 8}, 20),
+    "inflora-2": ({"name": "inflora", "rank": 8}, 2),
+    "inflora-20": ({"name": "inflora", "rank": 8}, 20),
     "peft-lora": ({"name": "linear-probe"}, 1),
     "full": ({"name": "full"}, 1),
 }
@@ -58,27 +62,37 @@ class Row:
         config = RunConfig(method=settings, backbone=backbone)
         self.name, self.learner = name, Learner(config, model, CLASSES, device)
         method = self.learner.method
-        for index in range(task_number):
-            seeded = torch.Generator().manual_seed(index)
-            self.learner.head.begin_task(range(CLASSES), seeded)
-            method.begin_task(TaskInfo(index, range(CLASSES), seeded))
-            method.begin_stage(Stage("train", 1), seeded)
-            if index + 1 < task_number:
-                method.end_task()
-        prompts = method.prompts()
-        if prompts is None:
-            draw = 0.02 * torch.randn(PROMPTS["tokens"], model.width)
-            prompts = torch.nn.Parameter(draw.to(device))
-            method.prompts = lambda: prompts
-        learned = [p for p in model.vit.parameters() if p.requires_grad]
-        learned += [p for group in method.groups() for p in group.parameters]
-        learned += [prompts, self.learner.head.rows, self.learner.head.row_bias]
-        self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
         draw = torch.Generator().manual_seed(0)
         size = (batch_size, 3, model.image_size, model.image_size)
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=draw)
         labels = torch.randint(0, CLASSES, (batch_size,), generator=draw)
         self.images = Images(pixels, labels).to(device)
+        for index in range(task_number):
+            self._begin(TaskInfo(index, range(CLASSES), torch.Generator().manual_seed(index)))
+            if index + 1 < task_number:
+                method.end_task()
+        prompts = method.prompts(None)
+        if prompts is None:
+            tokens = 0.02 * torch.randn(PROMPTS["tokens"], model.width)
+            prompts = Prompts(torch.nn.Parameter(tokens.to(device)))
+            method.prompts = lambda query: prompts
+        learned = [p for p in model.vit.parameters() if p.requires_grad]
+        learned += [p for group in method.groups() for p in group.parameters]
+        learned += [prompts.tokens, self.learner.head.rows, self.learner.head.row_bias]
+        self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
+
+    def _begin(self, task: TaskInfo) -> None:
+        """Bring the method to the training of a task, through what it does before."""
+        method = self.learner.method
+        self.learner.head.begin_task(task.classes, task.generator)
+        method.begin_task(task)
+        for stage in method.stages(1):
+            method.begin_stage(stage, task.generator)
+            if not stage.observe:
+                return
+            for features, labels in self.learner.in_batches(self.images):
+                method.observe(features, labels)
+            method.end_stage(stage, StageEnd(None, task.generator))
 
     def step(self) -> None:
         """One training step."""

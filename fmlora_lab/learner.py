@@ -12,6 +12,7 @@ from fmlora_lab.benchmarks.augment import to_float
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.methods import build
+from fmlora_lab.methods.method import Batch
 
 EVALUATION_BATCH = 128
 """Images a forward pass of evaluation: small enough to stay in cache."""
@@ -55,13 +56,27 @@ class Learner:
 
     def features(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on the device to features (B, d), with the method's present update."""
-        self.model.set_update(self.method.factors(), self.method.prompts())
-        return self._forward(pixels)
+        self.model.set_update(self.method.factors(), None)
+        return self._forward(pixels)[0]
 
-    def loss(self, images: Images) -> Tensor:
-        """The method's mean loss over the current task's classes."""
-        logits = self.head.task_logits(self.features(images.pixels))
-        return self.method.loss(logits, images.labels - self.head.classes.start)
+    def loss(self, images: Images, query: Tensor | None = None) -> Tensor:
+        """The method's mean loss over the current task's classes.
+
+        `query` (B, d), where the method needs one and it is known already.
+        """
+        self.model.set_update(self.method.factors(), None)
+        features, query = self._forward(images.pixels, query)
+        labels = images.labels - self.head.classes.start
+        return self.method.loss(Batch(features, self.head.task_logits(features), labels, query))
+
+    @torch.inference_mode()
+    def queries(self, images: Images) -> Tensor:
+        """The frozen backbone's features (n, d) of images as they are."""
+        parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+        with compute_type(self.device, self.config.training.precision):
+            return torch.cat(
+                [self.model.frozen_features(self._input(images.pixels[part])) for part in parts]
+            )
 
     @torch.inference_mode()
     def mean_loss(self, images: Images) -> float:
@@ -76,14 +91,12 @@ class Learner:
     @torch.inference_mode()
     def in_batches(self, images: Images):
         """Yield (features, labels) for inference, every effective weight formed once."""
-        self.model.set_update(self.method.factors(), self.method.prompts())
+        self.model.set_update(self.method.factors(), None)
         with compute_type(self.device, self.config.training.precision):
             self.model.fold()
         for index in torch.arange(len(images)).split(EVALUATION_BATCH):
-            yield (
-                self._forward(images.pixels[index].to(self.device)),
-                images.labels[index].to(self.device),
-            )
+            features, _ = self._forward(images.pixels[index])
+            yield features, images.labels[index].to(self.device)
 
     def add_means(self, images: Images) -> None:
         """Take the class means of a task that just ended."""
@@ -108,16 +121,29 @@ class Learner:
         """
         if self.head.cosine:
             raise BadInput("training.head is 'cosine', which a plain timm model cannot express")
-        self.model.set_update(self.method.factors(), self.method.prompts())
+        if self.method.needs_query:
+            raise BadInput(
+                f"{self.config.method.name} chooses its prompts by a query of each image, which a "
+                "plain timm model cannot express"
+            )
+        prompts = self.method.prompts(None)
+        self.model.set_update(self.method.factors(), prompts)
         state = self.model.merge()
         state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}
-        return state, None if self.model.prompts is None else self.model.prompts.clone()
+        return state, None if prompts is None else prompts.tokens.clone()
 
-    def _forward(self, pixels: Tensor) -> Tensor:
+    def _input(self, pixels: Tensor) -> Tensor:
         m = self.model
-        x = to_float(pixels, m.image_size, m.mean, m.std)
+        return to_float(pixels.to(self.device), m.image_size, m.mean, m.std)
+
+    def _forward(self, pixels: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Features and query (B, d) with the update that is set and the prompts for the query."""
+        x = self._input(pixels)
         with compute_type(self.device, self.config.training.precision):
-            return m.features(x)
+            if query is None and self.method.needs_query:
+                query = self.model.frozen_features(x)
+            self.model.set_prompts(self.method.prompts(query))
+            return self.model.features(x), query
 
 
 def assign(module: nn.Module, name: str, value: Tensor) -> None:

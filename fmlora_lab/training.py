@@ -141,6 +141,7 @@ class Trainer:
         else:
             self.at.trained.append(0)
         record = self.method.end_task()
+        self.method.correct_head(learner.head, generator(self.config.seed, "correct", task.index))
         learner.add_means(task.train)
         last = len(self.stream.tasks) - 1
         t = last if self.method.one_task else task.index
@@ -172,6 +173,9 @@ class StageRun:
             ).to(images.labels.device)
             self.images, self.held_out = images[~chosen], images[chosen]
         training, head = trainer.config.training, self.learner.head
+        # Where images pass as they are, each one's query is the same in every epoch.
+        fixed = self.method.needs_query and training.augmentation == "none"
+        self.queries = self.learner.queries(self.images) if fixed else None
         self.batch_size = training.batch_size
         self.steps = math.ceil(len(self.images) / self.batch_size) * stage.epochs
         decay = training.weight_decay
@@ -184,8 +188,13 @@ class StageRun:
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak = [group["lr"] for group in self.optimizer.param_groups]
 
-    def epoch(self, epoch: int, bar: tqdm) -> float:
-        """One pass in a seeded order; returns the mean loss."""
+    def epoch(self, epoch: int, bar: tqdm) -> float | None:
+        """One pass in a seeded order; returns the mean loss, None where nothing is learned."""
+        if self.stage.observe:
+            for features, labels in self.learner.in_batches(self.images):
+                self.method.observe(features, labels)
+                bar.update(len(labels))
+            return None
         order = torch.randperm(len(self.images), generator=self._generator("order", epoch))
         noise, choices = self._generator("augment", epoch), self._generator("choices", epoch)
         training = self.trainer.config.training
@@ -196,7 +205,8 @@ class StageRun:
             batch = self.images[index]
             pixels = augment(batch.pixels, training.augmentation, training.crop_scale, noise)
             self.method.on_step(choices)
-            loss = self.learner.loss(Images(pixels, batch.labels))
+            query = None if self.queries is None else self.queries[index]
+            loss = self.learner.loss(Images(pixels, batch.labels), query)
             if self.stage.step:
                 self._set_lr((epoch * len(batches) + number) / self.steps)
                 self.optimizer.zero_grad()

@@ -44,14 +44,15 @@ class Head(nn.Module):
 
     def task_logits(self, features: Tensor) -> Tensor:
         """(B, d) to (B, k): logits of the current task's classes alone, for training."""
-        return self._logits(features, self.rows, self.row_bias)
+        return self.logits(features, self.rows, self.row_bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, d) to (B, K): logits of all classes, −∞ for those that have not arrived."""
-        logits = self._logits(features, self.weight, self.bias)
+        logits = self.logits(features, self.weight, self.bias)
         return logits.masked_fill(~self.known, -torch.inf)
 
-    def _logits(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def logits(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, d) to (B, k) with the given rows (k, d) and biases (k,)."""
         if self.cosine:
             return COSINE_SCALE * F.linear(F.normalize(features), F.normalize(weight))
         return F.linear(features, weight, bias)

@@ -3,15 +3,16 @@ and leave by hooks, and no line of timm is forked. Its state dict stays plain ti
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import Attention, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -44,15 +45,16 @@ class Site(nn.Linear):
         if self.rows is None:
             return factors
         U = factors.U.new_zeros(self.out_features, factors.U.shape[1])
-        return Factors(U.index_copy(0, self.rows, factors.U), factors.C, factors.V)
+        return factors._replace(U=U.index_copy(0, self.rows, factors.U))
 
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """W0 + U C Vᵀ (d_out, d_in), summed in `dtype`, returned in the weight's own type."""
         weight = self.weight.detach()
         if self.factors is None:
             return weight
-        U, C, V = (None if f is None else f.to(dtype) for f in self.full_rows(self.factors))
-        return (weight.to(dtype) + Factors(U, C, V).dense()).to(weight.dtype)
+        U, C, V, _ = self.full_rows(self.factors)
+        exact = Factors(U.to(dtype), None if C is None else C.to(dtype), V.to(dtype))
+        return (weight.to(dtype) + exact.dense()).to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
@@ -63,6 +65,43 @@ class Site(nn.Linear):
         if self.factors is None:
             return F.linear(x, self.weight, self.bias)
         return low_rank_linear(x, self.weight, self.bias, *self.full_rows(self.factors))
+
+
+class Prompts(NamedTuple):
+    """What a method adds to the tokens, for all images alike or, with a leading B, for each.
+
+    `tokens` (m, d) or (B, m, d) are put after [CLS] before the first block. `prefixes`: for a
+    block's number, keys and values, (L, d) or (B, L, d) each, put before those of its attention.
+    With `read`, the features are the mean of the tokens' outputs, not what timm would read.
+    """
+
+    tokens: Tensor | None = None
+    prefixes: Mapping[int, tuple[Tensor, Tensor]] = {}
+    read: bool = False
+
+
+class PrefixAttention(Attention):
+    """timm's attention over longer keys and values; without a prefix it is timm's own."""
+
+    prefix: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        if self.prefix is None:
+            return super().forward(x, *args, **kwargs)
+        B, n, _ = x.shape
+        heads = (B, -1, self.num_heads, self.head_dim)
+        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2))
+        q, k = self.q_norm(q), self.k_norm(k)
+        keys, values = (
+            part.to(x.dtype).expand(B, -1, -1).reshape(heads).transpose(1, 2).to(q.dtype)
+            for part in self.prefix
+        )
+        k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        if self.fused_attn:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q * self.scale @ k.transpose(2, 3)).softmax(3) @ v
+        return self.proj(self.norm(y.transpose(1, 2).reshape(B, n, -1)))
 
 
 class AdaptedViT(nn.Module):
@@ -76,7 +115,8 @@ class AdaptedViT(nn.Module):
         self.vit = vit.requires_grad_(False).eval()  # no dropout: features are the same for all
         self.fingerprint = ""
         self.sites: list[Site] = []
-        self.prompts: Tensor | None = None
+        self.prompts: Prompts | None = None
+        self.prompt_outputs: Tensor | None = None
         cfg = vit.pretrained_cfg
         for name in ("mean", "std"):
             value = torch.tensor(cfg.get(name, (0.5, 0.5, 0.5))).view(3, 1, 1)
@@ -131,14 +171,52 @@ class AdaptedViT(nn.Module):
         return self.sites
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised floats to (B, d): what timm's own classifier would read."""
-        return self.vit.forward_head(self.vit.forward_features(pixels), pre_logits=True).float()
+        """(B, 3, H, W) normalised floats to (B, d): what timm's own classifier would read, or the
+        mean of the prompts' outputs where `Prompts.read` says so."""
+        tokens = self.vit.forward_features(pixels)
+        if self.prompts is not None and self.prompts.read:
+            return self.vit.fc_norm(self.vit.norm(self.prompt_outputs).mean(1)).float()
+        return self.vit.forward_head(tokens, pre_logits=True).float()
 
-    def set_update(self, factors: Sequence[Factors | None], prompts: Tensor | None) -> None:
-        """Give every site its factors for this step, and the input its prompts (m, d)."""
-        self.prompts = prompts
+    @torch.no_grad()
+    def frozen_features(self, pixels: Tensor) -> Tensor:
+        """`features` of the backbone alone, without update and prompts, whatever is set."""
+        kept = [(site.factors, site.folded) for site in self.sites], self.prompts
+        self.set_update([None] * len(self.sites), None)
+        found = self.features(pixels)
+        for site, (site_factors, site_folded) in zip(self.sites, kept[0], strict=True):
+            site.factors, site.folded = site_factors, site_folded
+        self.set_prompts(kept[1])
+        return found
+
+    def set_update(self, factors: Sequence[Factors | None], prompts: Prompts | None) -> None:
+        """Give every site its factors for this step, and set the prompts."""
+        self.set_prompts(prompts)
         for site, update in zip(self.sites, factors, strict=True):
             site.factors, site.folded = update, None
+
+    def set_prompts(self, prompts: Prompts | None) -> None:
+        """Give the input its tokens, and the blocks' attention its prefixes.
+
+        BadInput for a prefix at a block that the ViT has not, or whose attention is not timm's.
+        """
+        self.prompts = prompts
+        prefixes = {} if prompts is None else prompts.prefixes
+        if beyond := [b for b in prefixes if not 0 <= b < len(self.vit.blocks)]:
+            raise BadInput(
+                f"method.blocks has {beyond[0]}, but the ViT has blocks 0 to "
+                f"{len(self.vit.blocks) - 1}"
+            )
+        for number, block in enumerate(self.vit.blocks):
+            if number in prefixes and type(block.attn) is Attention and block.attn.gate is None:
+                block.attn.__class__ = PrefixAttention  # the same parameters, another forward
+            if isinstance(block.attn, PrefixAttention):
+                block.attn.prefix = prefixes.get(number)
+            elif number in prefixes:
+                raise BadInput(
+                    f"block {number}'s attention is a {type(block.attn).__name__}; prefixes need "
+                    "timm's own Attention, without a gate"
+                )
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -161,19 +239,21 @@ class AdaptedViT(nn.Module):
 
     # z_0 = [CLS ; P ; registers ; patches], after the position embedding (METHOD section 4).
     def _insert_prompts(self, block: nn.Module, args: tuple) -> tuple | None:
-        if self.prompts is None:
+        if self.prompts is None or self.prompts.tokens is None:
             return None
         x, *rest = args
         at = 0 if self.vit.cls_token is None else 1
-        P = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+        P = self.prompts.tokens.to(x.dtype).expand(len(x), -1, -1)
         return (torch.cat([x[:, :at], P, x[:, at:]], dim=1), *rest)
 
     # Taken out again after the last block, so that pooling and shapes are those of plain timm.
     def _remove_prompts(self, block: nn.Module, args: tuple, x: Tensor) -> Tensor:
-        if self.prompts is None:
+        if self.prompts is None or self.prompts.tokens is None:
             return x
         at = 0 if self.vit.cls_token is None else 1
-        return torch.cat([x[:, :at], x[:, at + len(self.prompts) :]], dim=1)
+        end = at + self.prompts.tokens.shape[-2]
+        self.prompt_outputs = x[:, at:end]
+        return torch.cat([x[:, :at], x[:, end:]], dim=1)
 
 
 def load_vit(backbone: Backbone) -> AdaptedViT:

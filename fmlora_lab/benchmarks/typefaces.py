@@ -41,9 +41,7 @@ def characters_of(face: str) -> frozenset[str]:
     return frozenset(map(chr, FT2Font(_path(face)).get_charmap()))
 
 
-def rasters(
-    characters: Sequence[str], faces: Sequence[str], in_proportion: bool = False
-) -> Tensor:
+def rasters(characters: Sequence[str], faces: Sequence[str], in_proportion: bool = False) -> Tensor:
     """Coverage, uint8 (characters, faces, CANVAS, CANVAS); blank where a typeface lacks one.
 
     `in_proportion` keeps what is smaller than the typeface's H smaller than it, which is all that

@@ -51,10 +51,10 @@ class LoRA(Method):
     @torch.no_grad()
     def end_task(self) -> dict[str, torch.Tensor]:
         record = {}
-        for site, (U, _, V) in zip(self.model.sites, self.factors(), strict=True):
-            record |= {f"U.{site.name}": U.clone(), f"V.{site.name}": V.clone()}
-            site.weight += site.full_rows(Factors(U, None, V)).dense()
-            U.zero_()
+        for site, update in zip(self.model.sites, self.factors(), strict=True):
+            record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}
+            site.weight += site.full_rows(update).dense()
+            update.U.zero_()
         return record
 
     def kept(self) -> int:

@@ -7,15 +7,16 @@ ends. The loop, the head, evaluation, checkpoints, logging and speed are the lab
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fmlora_lab.backbone.heads import Head
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts
 from fmlora_lab.config import MethodSettings
 
 Layer = Literal["attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"]
@@ -46,7 +47,8 @@ class Stage:
 
     With `hold_out`, that share of every class is kept back and its loss is measured when the
     stage ends. With `step=False`, gradients are summed over the stage and nothing is updated.
-    After a `probe` the head's rows start anew, as if the stage had not been.
+    After a `probe` the head's rows start anew, as if the stage had not been. With `observe`,
+    nothing is learned: the images pass once, as they are, and the method's `observe` sees them.
     """
 
     name: str
@@ -54,6 +56,18 @@ class Stage:
     hold_out: float = 0.0
     step: bool = True
     probe: bool = False
+    observe: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss may look at: features (B, d), logits (B, k) of the task's classes, labels (B,)
+    among them, and the query (B, d) of a method that `needs_query`."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    query: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,11 @@ class Method(nn.Module):
     """True for a method that sees the whole stream as one task (joint training)."""
     predicts_by_means = False
     """True for a method that has no trained head and is ranked by class means."""
+    published: ClassVar[dict[str, Any]] = {}
+    """The paper's settings, dotted; `configure(..., preset="paper")` takes them."""
+    needs_query = False
+    """True for a method that chooses by the frozen backbone's features of each image; they cost a
+    second forward pass without gradients."""
 
     def __init__(self, settings: MethodSettings, model: AdaptedViT):
         super().__init__()
@@ -103,8 +122,9 @@ class Method(nn.Module):
         """The update at every site of the model, in its order; differentiable."""
         return [None] * len(self.model.sites)
 
-    def prompts(self) -> Tensor | None:
-        """Tokens (m, d) put after [CLS], or None."""
+    def prompts(self, query: Tensor | None) -> Prompts | None:
+        """Tokens and prefixes; `query` (B, d) are the frozen features of the images at hand where
+        the method `needs_query`, else None."""
         return None
 
     def groups(self) -> list[Group]:
@@ -121,9 +141,12 @@ class Method(nn.Module):
     def on_step(self, generator: torch.Generator) -> None:
         """Called before each training step, with the epoch's generator for random choices."""
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: logits (B, k) of the task's classes, labels (B,) among them."""
-        return F.cross_entropy(logits, labels)
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch; by default cross-entropy over the task's classes."""
+        return F.cross_entropy(batch.logits, batch.labels)
+
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """A batch of an `observe` stage: features (B, d), labels (B,) among all classes."""
 
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
         """Called after each stage."""
@@ -131,6 +154,10 @@ class Method(nn.Module):
     def end_task(self) -> dict[str, Tensor]:
         """Freeze, merge or keep what the task leaves behind; return what analysis needs of it."""
         return {}
+
+    def correct_head(self, head: Head, generator: torch.Generator) -> None:
+        """Called when a task has ended; a method that keeps statistics of the classes may train
+        the head on them."""
 
     def kept(self) -> int:
         """Numbers kept from task to task and needed at inference or to go on, without the head."""

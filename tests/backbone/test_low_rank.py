@@ -88,6 +88,38 @@ def test_gradients_equal_autograds_of_the_dense_form(learned, core, bias, lead):
             assert found[name].grad is None
 
 
+@pytest.mark.parametrize("k", [2, 5], ids=["skinny", "wide"])
+@pytest.mark.parametrize("fixed", [0, 1])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_diagonal_core_and_fixed_columns(diagonal, fixed, k):
+    """Both ways to the gradients; the fixed columns' are zero, the diagonal's are of all."""
+    found = inputs((3, 4), k=k, core=False)
+    names = ["x", "U", "V"]
+    if diagonal:
+        found["C"] = draw(k, seed=5)
+        names.append("C")
+    expected = {n: None if t is None else t.clone() for n, t in found.items()}
+    for tensors in (found, expected):
+        for name in names:
+            tensors[name].requires_grad_()
+    y = low_rank_linear(**found, fixed=fixed)
+    full = {**expected, "C": torch.diag(expected["C"]) if diagonal else None}
+    g = draw(*y.shape, seed=9)
+    torch.testing.assert_close(y, dense(**full), rtol=1e-10, atol=1e-10)
+    y.backward(g)
+    dense(**full).backward(g)
+    for name in names:
+        wanted = expected[name].grad
+        if name in "UV":
+            wanted[:, :fixed] = 0
+        torch.testing.assert_close(found[name].grad, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_fixed_columns_need_a_diagonal_core():
+    with pytest.raises(ValueError, match="diagonal or None"):
+        low_rank_linear(**inputs(), fixed=1)
+
+
 @pytest.mark.parametrize("core", [True, False])
 def test_gradcheck(core):
     t = inputs((2, 3), o=4, i=3, k=2, core=core)

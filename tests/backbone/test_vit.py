@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from fmlora_lab.backbone.low_rank import Factors, low_rank_linear
-from fmlora_lab.backbone.vit import AdaptedViT, load_vit, load_weights
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts, load_vit, load_weights
 from fmlora_lab.config import Backbone, BadInput
 from fmlora_lab.learner import Learner
 
@@ -117,7 +117,7 @@ def test_features_are_those_of_the_dense_weights(tiny_vit, core, folded):
     sites = model.adapt(("attn.k", "attn.proj", "mlp.fc1", "mlp.fc2"))
     factors = random_factors(sites, core=core)
     with torch.no_grad():
-        for site, (U, C, V) in zip(sites, factors, strict=True):
+        for site, (U, C, V, _) in zip(sites, factors, strict=True):
             C = torch.eye(3) if C is None else C
             change = torch.einsum("oa,ab,ib->oi", U, C, V)
             weight = dense.get_submodule(site.name).weight
@@ -203,7 +203,7 @@ def test_prompts_enter_after_cls_and_leave_every_other_shape_alone(tiny_vit, kin
     plain, last = seen.entered, seen.left
     cls = int(MODELS[kind].get("class_token", True))
 
-    model.set_update([], P)
+    model.set_update([], Prompts(P))
     prompted = model.features(x)
     assert seen.entered.shape == (3, plain.shape[1] + m, 32)
     assert seen.inside.shape == seen.entered.shape
@@ -229,7 +229,7 @@ def test_average_pooling_reads_patches_and_no_prompt(tiny_vit, kind):
 
     # Before the hook that takes the prompts out, so that they are still there.
     vit.blocks[-1].register_forward_hook(whole, prepend=True)
-    model.set_update([], random(5, 32))
+    model.set_update([], Prompts(random(5, 32)))
     found = model.features(images(model))
     patches = inside[0][:, 5 + vit.num_prefix_tokens :]
     assert patches.shape[1] == vit.patch_embed.num_patches
@@ -240,7 +240,7 @@ def test_average_pooling_reads_patches_and_no_prompt(tiny_vit, kind):
 def test_prompts_learn(tiny_vit):
     model = AdaptedViT(tiny_vit())
     P = random(4, 32).requires_grad_()
-    model.set_update([], P)
+    model.set_update([], Prompts(P))
     model.features(images(model)).square().sum().backward()
     assert (P.grad.norm(dim=1) > 0).all()
     assert all(p.grad is None for p in model.vit.parameters())
@@ -311,7 +311,7 @@ def test_merge_gives_the_prompts_beside_the_weights(trainer, tiny_stream, tiny_v
     assert torch.equal(prompts, learner.method.P.detach()) and not prompts.requires_grad
     model = AdaptedViT(tiny_vit(seed=99, num_classes=4))
     model.vit.load_state_dict(state, strict=True)
-    model.set_update([], prompts)
+    model.set_update([], Prompts(prompts))
     pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         adapted = learner.head(learner.features(pixels))

@@ -21,6 +21,25 @@ QUICK = {
     "lora": {"rank": 4, "lr": 0.01},
     "full": {"lr": 0.003},
     "joint": {"lr": 0.003, "epochs": 3},
+    "sd-lora": {"rank": 4, "lr": 0.01, "lr_magnitudes": 0.01},
+    "inflora": {"rank": 4, "lr": 0.03, "threshold": 0.9},
+    "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
+    "dualprompt": {
+        "general_blocks": [0],
+        "general_length": 2,
+        "blocks": [1],
+        "length": 4,
+        "lr": 0.03,
+    },
+    "coda-prompt": {"components": 3, "length": 4, "blocks": [0, 1], "lr": 0.03},
+    "hide-prompt": {
+        "blocks": [0, 1],
+        "length": 4,
+        "lr": 0.03,
+        "lr_inference": 0.01,
+        "inference_epochs": 2,
+        "contrast": 0.01,
+    },
 }
 """Settings with which a method learns in a few steps; the defaults for all others."""
 
@@ -32,7 +51,15 @@ def quick(name: str, **more) -> dict:
 
 
 def without_prompts(name: str) -> dict:
-    return quick(name, prompt={"tokens": 0}) if name == "fm-lora" else quick(name)
+    """Prompts of no tokens: what such a method is before it adds any."""
+    none = {
+        "fm-lora": {"prompt": {"tokens": 0}},
+        "l2p": {"length": 0},
+        "dualprompt": {"general_length": 0, "length": 0},
+        "coda-prompt": {"length": 0},
+        "hide-prompt": {"length": 0},
+    }
+    return quick(name, **none.get(name, {}))
 
 
 def begin(learner, index: int, classes: range) -> None:
@@ -81,7 +108,7 @@ def declared(name: str, run) -> set[str]:
     vit = run.learner.model.vit
     if name in ("full", "joint"):
         return set(vit.state_dict())
-    if name == "lora":  # each task's adapter is merged into the weight
+    if name in ("lora", "inflora"):  # each task's adapter is merged into the weight
         return {f"{site.name}.weight" for site in run.learner.model.sites}
     return set()
 

@@ -16,13 +16,14 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts
 from fmlora_lab.config import Settings
 from fmlora_lab.methods.fm_lora.bases import GradientSketch, from_random, from_weight_svd
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA
 from fmlora_lab.methods.fm_lora.meta_prompt import PromptSettings, new_prompt
 from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
 from fmlora_lab.methods.method import (
+    Batch,
     Group,
     Method,
     SiteSettings,
@@ -125,8 +126,8 @@ class FMLoRA(Method):
             return [Factors(A, C, B) for (A, B), C in zip(bases, cores, strict=True)]
         return self.factorized.factors(self.columns if self.training else None)
 
-    def prompts(self) -> Tensor | None:
-        return self.P if self.settings.prompt.tokens else None
+    def prompts(self, query: Tensor | None) -> Prompts | None:
+        return Prompts(self.P) if self.settings.prompt.tokens else None
 
     def groups(self) -> list[Group]:
         if self.stage in ("head", "gradient"):
@@ -148,8 +149,8 @@ class FMLoRA(Method):
             return super().trained()
         return super().trained() - f.M.numel() - f.N.numel() + 2 * f.R * int(self.chosen.sum())
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        loss = super().loss(logits, labels)
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
         if self.training and self.stage == "preliminary":
             self.selector.observe(loss)
         return loss

@@ -1,0 +1,71 @@
+"""What HiDe-Prompt keeps of a class instead of images: Gaussians of its features; and how a
+classifier is trained anew on samples from them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST_VARIANCE = 1e-4
+"""Added to every variance, as in the official code."""
+
+
+def describe(features: Tensor, centroids: int, generator: torch.Generator) -> Tensor:
+    """Features (n, d) of one class to `centroids` rows (mean | variance), (centroids, 2 d).
+
+    More than one centroid: Lloyd's k-means from a random start; a centroid that no image is
+    nearest to keeps the class's own variance.
+    """
+    start = torch.randperm(len(features), generator=generator)[:centroids].to(features.device)
+    centres = features[start] if centroids > 1 else features.mean(0, keepdim=True)
+    for _ in range(10 if centroids > 1 else 0):
+        nearest = torch.cdist(features, centres).argmin(1)
+        for c in nearest.unique():
+            centres[c] = features[nearest == c].mean(0)
+    nearest = torch.cdist(features, centres).argmin(1)
+    rows = []
+    for c, centre in enumerate(centres):
+        own = features[nearest == c]
+        own = own if len(own) > 1 else features
+        rows.append(torch.cat([centre, own.var(0, unbiased=False)]))
+    return torch.stack(rows)
+
+
+def sample(statistics: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    """`each` features from every Gaussian of statistics (n, 2 d): (n, each, d)."""
+    mean, variance = statistics.chunk(2, dim=1)
+    noise = torch.randn(len(mean), each, mean.shape[1], generator=generator).to(mean)
+    return mean[:, None] + (variance + SMALLEST_VARIANCE).sqrt()[:, None] * noise
+
+
+def train_on_samples(
+    classifier: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    statistics: Tensor,
+    labels: Tensor,
+    epochs: int,
+    each: int,
+    lr: float,
+    generator: torch.Generator,
+) -> None:
+    """Train `classifier`, features (B, d) to logits, on samples of every Gaussian (n, 2 d).
+
+    `labels` (n,) are the Gaussians' classes. SGD with momentum 0.9, cosine to zero, weight decay
+    5e-4, new samples in every epoch, batches of `each` (all as in HiDe-Prompt's official code).
+    """
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    )
+    for _ in range(epochs):
+        features = sample(statistics, each, generator).flatten(0, 1)
+        targets = labels.repeat_interleave(each)
+        order = torch.randperm(len(features), generator=generator).to(features.device)
+        for batch in order.split(each):
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                F.cross_entropy(classifier(features[batch]), targets[batch]).backward()
+            optimizer.step()
+        schedule.step()

@@ -1,0 +1,134 @@
+"""CODA-Prompt: each image's prefixes are a weighted sum of components, new ones for every task.
+
+    p(x) = Σ_m α_m P_m,   α_m = cos(q(x) ⊙ A_m, K_m)       trained: the present task's P, K, A
+
+q(x) are the frozen backbone's features, ⊙ the element-wise product. Earlier tasks' components take
+part and stay as they are; new ones begin orthonormal to them and to each other (Gram–Schmidt).
+
+Source: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for
+Rehearsal-Free Continual Learning", CVPR, arXiv 2211.13218. `ortho` is the paper's penalty
+λ Σ ‖B Bᵀ - I‖² over P, K and A; the official code (GT-RIPL/CODA-Prompt) takes its mean, and its
+scripts set it to 0, as the Gram–Schmidt start takes its place: the default here too.
+
+Published: 100 components over all tasks (10 a task), length 8 (4 keys, 4 values), blocks 0 to 4,
+Adam 1e-3, batch 128, 20 to 50 epochs.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts
+from fmlora_lab.config import MethodSettings
+from fmlora_lab.methods.method import Batch, Group, Method, Stage, TaskInfo, register
+from fmlora_lab.methods.prompting import halves
+
+
+class CODAPromptSettings(MethodSettings):
+    name: Literal["coda-prompt"] = "coda-prompt"
+    components: int = Field(10, ge=1)
+    """New components of a task, for every block."""
+    length: int = Field(8, ge=0, multiple_of=2)
+    """Tokens of a component, keys and values together; 0 for none."""
+    blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Blocks that the prefixes enter."""
+    ortho: float = Field(0.0, ge=0)
+    """λ of the penalty that keeps components orthonormal while they learn."""
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate of components, keys and attention."""
+
+
+@register(CODAPromptSettings)
+class CODAPrompt(Method):
+    settings: CODAPromptSettings
+    needs_query = True
+    published: ClassVar = {"method.lr": 1e-3}
+
+    def __init__(self, settings: CODAPromptSettings, model: AdaptedViT):
+        super().__init__(settings, model)
+        n, m, d = len(settings.blocks), settings.components, model.width
+        self.P = nn.Parameter(torch.zeros(n, m, settings.length, d))
+        self.K = nn.Parameter(torch.zeros(n, m, d))
+        self.A = nn.Parameter(torch.zeros(n, m, d))
+        for name in ("P", "K", "A"):
+            self.register_buffer(f"old_{name}", getattr(self, name).detach()[:, :0].clone())
+        self.stage = ""
+
+    @torch.no_grad()
+    def begin_task(self, task: TaskInfo) -> None:
+        for name in ("P", "K", "A"):
+            new, old = getattr(self, name), getattr(self, f"old_{name}")
+            draw = torch.randn(new.shape, generator=task.generator).to(new)
+            for b in range(len(new)):
+                fresh = gram_schmidt(old[b].flatten(1), draw[b].flatten(1))
+                new[b] = fresh.view(new[b].shape)
+
+    def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
+        self.stage = stage.name
+
+    def prompts(self, query: Tensor | None) -> Prompts | None:
+        P, K, A = (self._all(name) for name in ("P", "K", "A"))
+        if not self.settings.length or not P.shape[1]:
+            return None
+        prefixes = {}
+        for b, block in enumerate(self.settings.blocks):
+            alpha = attention(query, A[b], K[b])
+            prefixes[block] = halves(torch.einsum("bm,mld->bld", alpha, P[b]))
+        return Prompts(prefixes=prefixes)
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
+        if self.settings.ortho:
+            for name in ("P", "K", "A"):
+                B = self._all(name).flatten(2)
+                excess = B @ B.mT - torch.eye(B.shape[1]).to(B)
+                loss = loss + self.settings.ortho * excess.square().sum()
+        return loss
+
+    def groups(self) -> list[Group]:
+        return [Group([self.P, self.K, self.A], self.settings.lr, decay=False)]
+
+    @torch.no_grad()
+    def end_task(self) -> dict[str, Tensor]:
+        record = {name: getattr(self, name).detach().clone() for name in ("P", "K", "A")}
+        for name in ("P", "K", "A"):
+            setattr(self, f"old_{name}", self._all(name).detach().clone())
+        self.stage = ""
+        return record
+
+    def kept(self) -> int:
+        return self.old_P.numel() + self.old_K.numel() + self.old_A.numel()
+
+    def _all(self, name: str) -> Tensor:
+        """The components in use (blocks, M, ...): old ones, and the task's own if it trains."""
+        old = getattr(self, f"old_{name}")
+        return torch.cat([old, getattr(self, name)], dim=1) if self.stage else old
+
+
+def attention(query: Tensor, A: Tensor, K: Tensor) -> Tensor:
+    """α_m = cos(q ⊙ A_m, K_m) for queries (B, d), A and K (M, d): (B, M), without (B, M, d)."""
+    inner = query @ (A * F.normalize(K, dim=1)).T
+    return inner / (query.square() @ A.square().T).clamp(min=1e-24).sqrt()
+
+
+def gram_schmidt(old: Tensor, draw: Tensor) -> Tensor:
+    """Unit rows from draw (m, n), orthogonal to old (M, n) and to each other.
+
+    Where nothing orthogonal is left (more rows than n), a row is its normalised draw.
+    """
+    basis = (
+        torch.linalg.qr(old.T.double()).Q if len(old) else draw.new_zeros(draw.shape[1], 0).double()
+    )
+    rows = []
+    for v in draw.double():
+        left = v
+        for _ in range(2):  # twice is enough to be orthogonal to rounding
+            left = left - basis @ (basis.T @ left)
+        unit = F.normalize(left if left.norm() > 1e-6 * v.norm() else v, dim=0)
+        if left.norm() > 1e-6 * v.norm():
+            basis = torch.cat([basis, unit[:, None]], dim=1)
+        rows.append(unit)
+    return torch.stack(rows).to(draw)

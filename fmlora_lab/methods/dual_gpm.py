@@ -1,0 +1,76 @@
+"""What InfLoRA keeps of earlier tasks: a basis of their inputs, or of what they left free.
+
+A memory M (d, k) is orthonormal. While it is the smaller of the two it spans the directions that
+earlier tasks' inputs use; once these are more than d/2, it spans the directions left `free`.
+
+Source: Liang and Li 2023, "Adaptive Plasticity Improvement for Continual Learning", CVPR (DualGPM),
+as InfLoRA uses it. All in float64, since thresholds of 0.98 and more cut small singular values.
+"""
+
+import torch
+from torch import Tensor
+
+from fmlora_lab.backbone.vit import Site
+
+
+class InputMoments:
+    """Second moments (1/n) Σ x xᵀ of every site's inputs x, gathered while images pass."""
+
+    def __init__(self, sites: list[Site]):
+        self.sums = [
+            torch.zeros(s.d_in, s.d_in, dtype=torch.float64, device=s.weight.device) for s in sites
+        ]
+        self.counts = [0] * len(sites)
+        self.hooks = [
+            site.register_forward_pre_hook(self._gather(number))
+            for number, site in enumerate(sites)
+        ]
+
+    def _gather(self, number: int):
+        def gather(site: Site, args: tuple) -> None:
+            x = args[0].detach().reshape(-1, site.d_in).float()
+            self.sums[number] += (x.T @ x).double()
+            self.counts[number] += len(x)
+
+        return gather
+
+    def take(self) -> list[Tensor]:
+        """The moments (d_in, d_in) of all sites; gathering ends."""
+        for hook in self.hooks:
+            hook.remove()
+        return [total / count for total, count in zip(self.sums, self.counts, strict=True)]
+
+
+def without(R: Tensor, memory: Tensor, free: bool) -> Tensor:
+    """R (d, d) without what the earlier tasks use: (I - M Mᵀ) R, or M Mᵀ R for a free memory."""
+    M = memory.to(R)
+    inside = M @ (M.T @ R)
+    return inside if free else R - inside
+
+
+def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Tensor, bool]:
+    """The memory after a task with input moments R, and whether it now spans what is free.
+
+    Directions are added (or taken from the free ones), largest first, until the share `threshold`
+    of R's energy Σσ² lies in the directions in use.
+    """
+    d, M = len(R), memory.to(R)
+    total = torch.linalg.svdvals(R).square().sum()
+    left, sigma, _ = torch.linalg.svd(without(R, memory, free))
+    energy = sigma.square() / total
+    outside = energy.sum()  # the share of R's energy that is not in use yet
+    # Direction j is taken while the share in use before it is below the threshold; a first task
+    # stops one earlier, but takes at least one.
+    before = 1 - outside + torch.cat([energy.new_zeros(1), energy.cumsum(0)[:-1]])
+    new = int((before < threshold).sum())
+    if not free and M.shape[1] == 0:
+        new = max(int((energy.cumsum(0) < threshold).sum()), 1)
+    if free:
+        new = min(new, M.shape[1])
+        used = left[:, :new]
+        rest = torch.linalg.svd(M - used @ (used.T @ M), full_matrices=False)[0]
+        return rest[:, : M.shape[1] - new].to(memory), True
+    M = torch.cat([M, left[:, :new]], dim=1)[:, :d]
+    if M.shape[1] > d / 2:
+        return torch.linalg.svd(M)[0][:, M.shape[1] :].to(memory), True
+    return M.to(memory), False

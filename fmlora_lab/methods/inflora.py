@@ -1,0 +1,145 @@
+"""InfLoRA: each task learns in input directions that earlier tasks did not use.
+
+    W_t = W_{t-1} + U_t V_tᵀ         trained: U_t, from zero; V_t is designed, then frozen
+    V_t = top r left singular vectors of (I - M Mᵀ) R_t, times 1/√3
+
+R_t (d_in, d_in) is the second moment of the site's inputs on the new task's images, M an
+orthonormal basis of the inputs of earlier tasks, kept by `dual_gpm` as they pass.
+
+Source: Liang and Li 2024, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning",
+CVPR, arXiv 2404.00228 (their B is our U, their A our Vᵀ). Two passes over a task's images without
+gradients, one before it and one after, are part of the method and of its time; here the images
+pass as they are, in the official code augmented.
+
+Published: k and v of all blocks, rank 10, Adam 5e-4, batch 128, 5 to 50 epochs; threshold 0.98
+rising to 1 (ImageNet-R), 0.95 rising to 1 (CIFAR-100) along the tasks.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from fmlora_lab.backbone.low_rank import Factors
+from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.methods.dual_gpm import InputMoments, extend, without
+from fmlora_lab.methods.method import (
+    Group,
+    Method,
+    SiteSettings,
+    Stage,
+    StageEnd,
+    TaskInfo,
+    register,
+)
+
+NOTHING = 1e-9
+"""Share of the inputs' largest moment below which a direction counts as not free: it gets no
+column, where the official code takes whatever direction the SVD returns."""
+
+
+class InfLoRASettings(SiteSettings):
+    name: Literal["inflora"] = "inflora"
+    rank: int = Field(8, ge=1)
+    """Width r of each task's factors."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of U."""
+    threshold: float = Field(0.98, gt=0, le=1)
+    """Share of the inputs' energy that the memory keeps from later tasks."""
+    last_threshold: float | None = Field(None, gt=0, le=1)
+    """Where given, the threshold rises linearly to this over `tasks`."""
+    tasks: int | None = Field(None, ge=1)
+    """How many tasks will come; needed for a rising threshold alone."""
+
+    @model_validator(mode="after")
+    def _tasks_with_schedule(self) -> Self:
+        if (self.last_threshold is None) != (self.tasks is None):
+            raise ValueError("method.tasks and method.last_threshold are given together or not")
+        return self
+
+
+@register(InfLoRASettings)
+class InfLoRA(Method):
+    settings: InfLoRASettings
+    published: ClassVar = {
+        "method.layers": ["attn.k", "attn.v"],
+        "method.rank": 10,
+        "method.lr": 5e-4,
+    }
+
+    def __init__(self, settings: InfLoRASettings, model: AdaptedViT):
+        super().__init__(settings, model)
+        self.weights = nn.ParameterList(site.weight for site in model.sites)
+        self.U = nn.ParameterList(torch.zeros(s.d_out, settings.rank) for s in model.sites)
+        for s, site in enumerate(model.sites):
+            self.register_buffer(f"V{s}", torch.zeros(site.d_in, min(settings.rank, site.d_in)))
+            self.register_buffer(f"memory{s}", torch.zeros(site.d_in, 0))
+        # Whether a memory holds the directions left free, not those in use: the smaller is kept.
+        self.register_buffer("free", torch.zeros(len(model.sites), dtype=torch.bool))
+        self.moments: InputMoments | None = None
+
+    @torch.no_grad()
+    def begin_task(self, task: TaskInfo) -> None:
+        self.task = task
+        for s, site in enumerate(self.model.sites):
+            self.U[s] = nn.Parameter(torch.zeros(site.d_out, getattr(self, f"V{s}").shape[1]))
+            self.U[s] = self.U[s].to(site.weight)
+
+    def stages(self, epochs: int) -> Iterator[Stage]:
+        yield Stage("inputs", 1, observe=True)
+        yield Stage("train", epochs)
+        yield Stage("memory", 1, observe=True)
+
+    def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
+        if stage.observe:
+            self.moments = InputMoments(self.model.sites)
+
+    @torch.no_grad()
+    def end_stage(self, stage: Stage, end: StageEnd) -> None:
+        if self.moments is None:
+            return
+        found = self.moments.take()
+        self.moments = None
+        for s, R in enumerate(found):
+            memory, free = getattr(self, f"memory{s}"), bool(self.free[s])
+            if stage.name == "inputs":
+                left, sigma, _ = torch.linalg.svd(without(R, memory, free))
+                left = left * (sigma > NOTHING * torch.linalg.matrix_norm(R, 2))
+                r = getattr(self, f"V{s}").shape[1]
+                setattr(self, f"V{s}", (left[:, :r] / 3**0.5).to(memory))
+            else:
+                memory, self.free[s] = extend(memory, free, R, self._threshold())
+                setattr(self, f"memory{s}", memory)
+
+    def factors(self) -> list[Factors]:
+        return [Factors(U, None, getattr(self, f"V{s}")) for s, U in enumerate(self.U)]
+
+    def groups(self) -> list[Group]:
+        return [Group([*self.U], self.settings.lr)]
+
+    @torch.no_grad()
+    def end_task(self) -> dict[str, Tensor]:
+        record = {}
+        for s, (site, factors) in enumerate(zip(self.model.sites, self.factors(), strict=True)):
+            record[f"U.{site.name}"], record[f"V.{site.name}"] = (
+                factors.U.clone(),
+                factors.V.clone(),
+            )
+            record[f"memory.{site.name}"] = getattr(self, f"memory{s}").clone()
+            site.weight += site.full_rows(factors).dense()
+            self.U[s].zero_()
+        return record | {"free": self.free.clone()}
+
+    def kept(self) -> int:
+        merged = sum(site.d_out * site.d_in for site in self.model.sites)
+        return merged + sum(getattr(self, f"memory{s}").numel() for s in range(len(self.U)))
+
+    def _threshold(self) -> float:
+        first, last, tasks = (
+            self.settings.threshold,
+            self.settings.last_threshold,
+            self.settings.tasks,
+        )
+        return first if last is None else first + (last - first) * self.task.index / tasks

@@ -1,0 +1,96 @@
+"""L2P: a pool of prompts; each image takes those whose keys are nearest to its query.
+
+    S(x) = top-n of cos(q(x), κ_j)        z_0 = [CLS ; P_j, j in S(x) ; patches]
+    L = CE - λ Σ_{j in S(x)} cos(q(x), κ_j)
+
+q(x) are the frozen backbone's features. The classifier reads the mean of the prompts' outputs.
+
+Source: Wang et al. 2022, "Learning to Prompt for Continual Learning", CVPR, arXiv 2112.08654.
+All tasks train the whole pool. As everywhere here the loss sees the current task's classes, and
+prompts have no position embedding (the PyTorch port gives them one).
+
+Published (CIFAR-100; port JH-LEE-KR/l2p-pytorch): pool 10, length 5, top 5, λ 0.1, Adam 0.03 times
+batch / 256, 5 epochs, batch 16. The port differs: `batchwise` gives all images of a batch the
+prompts that most of them chose, so that a prediction depends on its neighbours. CODA-Prompt's
+code (L2P++) puts prefixes into the first block's attention and reads [CLS].
+"""
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from fmlora_lab.backbone.vit import AdaptedViT, Prompts
+from fmlora_lab.config import MethodSettings
+from fmlora_lab.methods.method import Batch, Group, Method, TaskInfo, register
+from fmlora_lab.methods.prompting import cosines, uniform
+
+
+class L2PSettings(MethodSettings):
+    name: Literal["l2p"] = "l2p"
+    pool: int = Field(10, ge=1)
+    """Prompts in the pool."""
+    length: int = Field(5, ge=0)
+    """Tokens of each prompt."""
+    top: int = Field(5, ge=1)
+    """Prompts an image takes."""
+    pull: float = Field(0.1, ge=0)
+    """λ, how strongly chosen keys are pulled to the queries."""
+    batchwise: bool = False
+    """As in the port: one choice for a whole batch."""
+    read: Literal["prompts", "cls"] = "prompts"
+    """What the classifier reads: the mean of the prompts' outputs, or what timm reads."""
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate of prompts and keys."""
+
+    @model_validator(mode="after")
+    def _top_within_pool(self) -> Self:
+        if self.top > self.pool:
+            raise ValueError(f"method.top is {self.top}; allowed: at most method.pool, {self.pool}")
+        return self
+
+
+@register(L2PSettings)
+class L2P(Method):
+    settings: L2PSettings
+    needs_query = True
+    published: ClassVar = {"method.lr": 0.03 * 16 / 256}
+
+    def __init__(self, settings: L2PSettings, model: AdaptedViT):
+        super().__init__(settings, model)
+        self.P = nn.Parameter(torch.zeros(settings.pool, settings.length, model.width))
+        self.keys = nn.Parameter(torch.zeros(settings.pool, model.width))
+
+    @torch.no_grad()
+    def begin_task(self, task: TaskInfo) -> None:
+        if task.index == 0:
+            self.P.copy_(uniform(*self.P.shape, generator=task.generator))
+            self.keys.copy_(uniform(*self.keys.shape, generator=task.generator))
+
+    def chosen(self, query: Tensor) -> Tensor:
+        """The prompts (B, top) that each image takes."""
+        chosen = cosines(query, self.keys).topk(self.settings.top, dim=1).indices
+        if self.settings.batchwise:
+            votes = chosen.flatten().bincount(minlength=self.settings.pool)
+            chosen = votes.topk(self.settings.top).indices.expand(len(query), -1)
+        return chosen
+
+    def prompts(self, query: Tensor | None) -> Prompts | None:
+        if not self.settings.length:
+            return None
+        tokens = self.P[self.chosen(query)].flatten(1, 2)
+        return Prompts(tokens, read=self.settings.read == "prompts")
+
+    def loss(self, batch: Batch) -> Tensor:
+        near = cosines(batch.query, self.keys).gather(1, self.chosen(batch.query))
+        return super().loss(batch) - self.settings.pull * near.sum(1).mean()
+
+    def groups(self) -> list[Group]:
+        return [Group([self.P, self.keys], self.settings.lr, decay=False)]
+
+    def end_task(self) -> dict[str, Tensor]:
+        return {"prompts": self.P.detach().clone(), "keys": self.keys.detach().clone()}
+
+    def kept(self) -> int:
+        return self.P.numel() + self.keys.numel()

@@ -1,0 +1,25 @@
+"""What the prompt methods share: initial values, halves of a prefix, cosines to keys.
+
+A prefix of L tokens is split in halves, L/2 keys and L/2 values, as DualPrompt's prefix tuning
+does (Wang et al. 2022, eq. 4; Li and Liang 2021).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    """Values in [-1, 1), as the prompt methods' official codes draw them."""
+    return 2 * torch.rand(*shape, generator=generator) - 1
+
+
+def halves(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., L, d) to keys and values (..., L/2, d) each."""
+    keys, values = tokens.chunk(2, dim=-2)
+    return keys, values
+
+
+def cosines(query: Tensor, keys: Tensor) -> Tensor:
+    """Queries (B, d) and keys (n, d) to their cosines (B, n)."""
+    return F.normalize(query, dim=1) @ F.normalize(keys, dim=1).T
