@@ -68,8 +68,10 @@ class Row:
         labels = torch.randint(0, CLASSES, (batch_size,), generator=draw)
         self.images = Images(pixels, labels).to(device)
         for index in range(task_number):
-            self._begin(TaskInfo(index, range(CLASSES), torch.Generator().manual_seed(index)))
-            if index + 1 < task_number:
+            last = index + 1 == task_number
+            task = TaskInfo(index, range(CLASSES), torch.Generator().manual_seed(index))
+            self._begin(task, observe=last)
+            if not last:
                 method.end_task()
         prompts = method.prompts(None)
         if prompts is None:
@@ -81,12 +83,14 @@ class Row:
         learned += [prompts.tokens, self.learner.head.rows, self.learner.head.row_bias]
         self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
 
-    def _begin(self, task: TaskInfo) -> None:
-        """Bring the method to the training of a task, through what it does before."""
+    def _begin(self, task: TaskInfo, observe: bool) -> None:
+        """Bring the method to the training of a task, with `observe` through its passes before."""
         method = self.learner.method
         self.learner.head.begin_task(task.classes, task.generator)
         method.begin_task(task)
         for stage in method.stages(1):
+            if stage.observe and not observe:
+                continue
             method.begin_stage(stage, task.generator)
             if not stage.observe:
                 return

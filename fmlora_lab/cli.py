@@ -1,4 +1,4 @@
-"""The command line: run, runs, render, bench, tune, doctor.
+"""The command line: run, runs, compare, render, bench, tune, doctor.
 
 Each command imports what it needs when it is called, so that reading stored runs stays quick.
 Bad input is one line on stderr and exit code 2.
@@ -41,6 +41,9 @@ def run_command(
     tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    preset: Annotated[
+        str, typer.Option(help="fair (tuned), paper (its published settings) or defaults.")
+    ] = "fair",
     backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
@@ -57,17 +60,9 @@ def run_command(
     from fmlora_lab import configure, run
     from fmlora_lab.profiles import parse_assignment
 
-    given: dict[str, Any] = {
-        "benchmark.data": data,
-        "benchmark.tasks": tasks,
-        "seed": seed,
-        "backbone.name": backbone,
-        "backbone.weights": weights,
-        "backbone.image_size": image_size,
-    }
-    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides = {**_given(data, tasks, backbone, weights, image_size), "seed": seed}
     overrides |= dict(parse_assignment(text) for text in set_ or [])
-    config = configure(method, benchmark, profile, overrides)
+    config = configure(method, benchmark, profile, overrides, preset)
     if show_config:
         print(config.model_dump_json(indent=2))
         return
@@ -77,6 +72,77 @@ def run_command(
         return
     print(describe(stored.result, config.method.name))
     print(f"run {stored.id} in {stored.folder.path}")
+
+
+@app.command("compare")
+def compare_command(
+    methods: Annotated[
+        list[str] | None, typer.Argument(help="Methods; all by default.", show_default=False)
+    ] = None,
+    benchmark: Annotated[
+        str, typer.Option(help="glyphs, glyph-domains, folder or domains.")
+    ] = "glyphs",
+    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0 on.")] = 3,
+    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE for every method.")
+    ] = None,
+    stored: Annotated[
+        Path | None, typer.Option(help="Train nothing: the runs of this folder.")
+    ] = None,
+    ship: Annotated[
+        Path | None, typer.Option(help="Also put the runs' small files into this folder.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where table and figures go.")] = Path("figures/compare"),
+    runs_dir: RunsDir = None,
+) -> None:
+    """Train methods on one stream over several seeds; table, and figures of what accuracy costs."""
+    from fmlora_lab import sweep
+    from fmlora_lab.analysis.tables import to_text
+    from fmlora_lab.compare import COLUMNS, best_trials, configurations, draw
+    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.runs.store import runs, ship as ship_run
+
+    if stored is None:
+        overrides = _given(data, tasks, backbone, weights, image_size)
+        overrides |= dict(parse_assignment(text) for text in set_ or [])
+        found = sweep(configurations(methods, benchmark, profile, seeds, overrides), runs_dir)
+    else:
+        found = [r for r in runs(stored) if not methods or r.config["method"]["name"] in methods]
+        if not found:
+            raise BadInput(f"--stored {stored}: no complete runs there")
+    for r in found if ship else ():
+        ship_run(r, ship)
+    table, paths = draw(found, out)
+    print(to_text(table, COLUMNS))
+    trials = best_trials(profile)
+    if len(trials):
+        print("\nsettings: each method's best trials on validation images")
+        print(trials.to_string(index=False))
+    print("\n".join(map(str, paths)))
+
+
+def _given(
+    data: Path | None,
+    tasks: int | None,
+    backbone: str | None,
+    weights: Path | None,
+    image_size: int | None,
+) -> dict[str, Any]:
+    """The overrides that these options stand for, without those left out."""
+    given = {
+        "benchmark.data": data,
+        "benchmark.tasks": tasks,
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "backbone.image_size": image_size,
+    }
+    return {key: value for key, value in given.items() if value is not None}
 
 
 @runs_app.command("list")

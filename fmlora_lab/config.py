@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a stored run changes, a changed default included, since a run's name
 leaves defaults out; part of every run's name."""
 

@@ -4,6 +4,7 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmlora_lab.backbone.device import compute_type
 from fmlora_lab.backbone.heads import ClassMeans, Head
@@ -97,6 +98,16 @@ class Learner:
         for index in torch.arange(len(images)).split(EVALUATION_BATCH):
             features, _ = self._forward(images.pixels[index])
             yield features, images.labels[index].to(self.device)
+
+    @torch.no_grad()
+    def inference_flops(self) -> int:
+        """Floating-point operations of predicting one image, a query's pass included."""
+        blank = torch.zeros(1, 3, self.model.image_size, self.model.image_size, dtype=torch.uint8)
+        self.model.set_update(self.method.factors(), None)
+        self.model.fold()
+        with FlopCounterMode(display=False) as counter:
+            self.head(self._forward(blank)[0])
+        return counter.get_total_flops()
 
     def add_means(self, images: Images) -> None:
         """Take the class means of a task that just ended."""

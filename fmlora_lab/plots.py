@@ -1,8 +1,8 @@
 """One function a figure: plain arrays in, a matplotlib Figure out; importing it brings no torch.
 
 Every title states what the numbers say, and is computed from them. A method has one colour
-everywhere, from the palette of Okabe and Ito, which colour-blind readers can tell apart, and
-one marker besides.
+everywhere, from the palettes of Okabe and Ito and of Paul Tol, which colour-blind readers can
+tell apart, and one marker besides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,19 @@ from fmlora_lab.files import write_atomically
 METHOD_COLORS = {
     "fm-lora": "#0072B2",
     "lora": "#E69F00",
+    "sd-lora": "#56B4E9",
+    "inflora": "#117733",
+    "l2p": "#882255",
+    "dualprompt": "#AA4499",
+    "coda-prompt": "#332288",
+    "hide-prompt": "#999933",
     "full": "#D55E00",
     "linear-probe": "#CC79A7",
     "prototypes": "#009E73",
     "joint": "#000000",
 }
-OTHER_COLORS = ("#56B4E9", "#F0E442", "#999999")
-MARKERS = "osD^vPX*<>"
+OTHER_COLORS = ("#88CCEE", "#DDCC77", "#999999")
+MARKERS = "osD^vPX*<>hpd8"
 INK = "#444444"
 DETERMINISTIC = {"svg.fonttype": "none", "svg.hashsalt": "fmlora-lab"}
 
@@ -146,6 +152,47 @@ def trade_off(points: Mapping[str, tuple[ArrayLike, ArrayLike]], tasks: int) -> 
             f"{title_of(keeper)} forgets least ({means[keeper][1]:.0f} points)"
         )
     _title(axis, finding)
+    return figure
+
+
+def pareto(points: Mapping[str, tuple[ArrayLike, float]], cost: str, log: bool = False) -> Figure:
+    """Acc (%) against a cost: which methods no other beats in both.
+
+    `points` gives (Acc, a number or one a seed; cost) by method; several seeds draw their range.
+    `cost` is the axis label with its unit. With `log`, the axis is logarithmic from 1 on, with 0
+    at its left end.
+    """
+    accs = {name: np.atleast_1d(np.asarray(acc, float)) for name, (acc, _) in points.items()}
+    costs = {name: float(price) for name, (_, price) in points.items()}
+    means, looks = {name: acc.mean() for name, acc in accs.items()}, styles(points)
+    best = [
+        name
+        for name in points
+        if not any(
+            costs[other] <= costs[name]
+            and means[other] >= means[name]
+            and (costs[other], -means[other]) != (costs[name], -means[name])
+            for other in points
+        )
+    ]
+    best.sort(key=costs.get)
+    figure, axis = _figure()
+    for name in sorted(points, key=means.get, reverse=True):
+        acc, label = accs[name], f"{title_of(name)}  {means[name]:.1f}"
+        spread = [[means[name] - acc.min()], [acc.max() - means[name]]] if len(acc) > 1 else None
+        axis.errorbar(
+            costs[name], means[name], yerr=spread, **looks[name], markersize=8, label=label
+        )
+    steps = [(costs[name], means[name]) for name in best]
+    axis.step(*zip(*steps, strict=True), where="post", color="#bbbbbb", linewidth=1, zorder=0)
+    if log:
+        axis.set_xscale("symlog", linthresh=1e3)
+    else:
+        axis.set_xlim(0, None)
+    axis.set(xlabel=cost, ylabel="accuracy after the last task, Acc (%)")
+    _legend(axis, "Acc (%)")
+    said = ", ".join(title_of(name) for name in best)
+    _title(axis, f"No method is both better and cheaper than: {said}")
     return figure
 
 

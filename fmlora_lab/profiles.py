@@ -4,11 +4,13 @@ import json
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from fmlora_lab.config import BadInput, RunConfig, explain
+
+Preset = Literal["fair", "paper", "defaults"]
 
 PACKAGE = files("fmlora_lab")
 
@@ -29,14 +31,17 @@ def configure(
     benchmark: str = "glyphs",
     profile: str = "demo",
     overrides: Mapping[str, Any] | None = None,
-    tuned_settings: bool = True,
+    preset: Preset = "fair",
 ) -> RunConfig:
     """The configuration of `method` on `benchmark` under `profile`.
 
     `overrides` are dotted: `{"method.basis_rank": 32, "seed": 1}`. BadInput names a field that is
-    not there or a value that is not allowed. `tuned_settings=False` leaves out what the tuning
-    procedure chose.
+    not there or a value that is not allowed. `preset` says where the method's settings come from:
+    `fair`, what the tuning procedure chose under this profile; `paper`, what its paper states
+    (epochs, batch and optimiser stay the profile's); `defaults`, neither.
     """
+    if preset not in get_args(Preset):
+        raise BadInput(f"preset is {preset!r}; allowed: {', '.join(get_args(Preset))}")
     known = profiles()
     if profile not in known:
         raise BadInput(f"profile is {profile!r}; allowed: {', '.join(known)}")
@@ -47,7 +52,13 @@ def configure(
         "method": {"name": method, **chosen.get("methods", {}).get(method, {})},
         "training": dict(chosen.get("training", {})),
     }
-    best = tuned(profile).get(method, {}).get("chosen", {}) if tuned_settings else {}
+    best: Mapping[str, Any] = {}
+    if preset == "fair":
+        best = tuned(profile).get(method, {}).get("chosen", {})
+    elif preset == "paper":
+        from fmlora_lab.methods import METHODS  # here, since it brings torch
+
+        best = METHODS[method].published if method in METHODS else {}
     for key, value in {**best, **(overrides or {})}.items():
         set_dotted(config, key, value)
     try:

@@ -76,6 +76,7 @@ class Trainer:
             **asdict(self.at),
             "counts": [len(task.test) for task in self.stream.tasks],
             "kept": self.method.kept(),
+            "inference_flops": self.learner.inference_flops(),
         }
 
     def _learn(self, task: Task, n_tasks: int, tensors: dict[str, np.ndarray], bar: tqdm) -> None:

@@ -27,6 +27,7 @@ from fmlora_lab.profiles import configure
 from fmlora_lab.runs.run import run
 
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+PROMPT_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 HEAD = {"training.lr_head": (5e-3, 1e-2, 2e-2)}
 SPACES: dict[str, dict[str, Sequence[Any]]] = {
     "fm-lora": {
@@ -38,6 +39,22 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
     },
     "lora": {**HEAD, "method.lr": RATES, "method.rank": (4, 8, 16)},
     "full": {**HEAD, "method.lr": (3e-5, 1e-4, 3e-4)},
+    "sd-lora": {
+        **HEAD,
+        "method.lr": RATES,
+        "method.lr_magnitudes": (1e-3, 1e-2),
+        "method.rank": (4, 8, 16),
+    },
+    "inflora": {
+        **HEAD,
+        "method.lr": RATES,
+        "method.rank": (4, 8, 16),
+        "method.threshold": (0.9, 0.95, 0.98),
+    },
+    "l2p": {**HEAD, "method.lr": PROMPT_RATES, "method.pull": (0.1, 0.5)},
+    "dualprompt": {**HEAD, "method.lr": PROMPT_RATES, "method.match": (0.1, 1.0)},
+    "coda-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.length": (8, 16)},
+    "hide-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.contrast": (0.0, 0.01, 0.1)},
     "linear-probe": {"training.lr_head": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)},
 }
 """What may be tuned for each method; a method that is not here has nothing to tune."""
@@ -58,7 +75,7 @@ def tune(
         tried = []
         for settings in draw(method, trials, profile):
             overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
-            config = configure(method, "glyphs", profile, overrides, tuned_settings=False)
+            config = configure(method, "glyphs", profile, overrides, preset="defaults")
             result = run(config, runs_dir).result
             scores = {k: result[k] for k in ("acc", "learning_accuracy", "forgetting", "seconds")}
             tried.append({"settings": settings, **scores})
@@ -78,8 +95,8 @@ def draw(method: str, trials: int, profile: str = "demo") -> list[dict[str, Any]
     ]
     order = np.random.default_rng(zlib.crc32(method.encode())).permutation(len(points))
     drawn: list[dict[str, Any]] = [{}]
-    default = configure(method, profile=profile, tuned_settings=False)
+    default = configure(method, profile=profile, preset="defaults")
     for i in order:
-        if configure(method, profile=profile, overrides=points[i], tuned_settings=False) != default:
+        if configure(method, profile=profile, overrides=points[i], preset="defaults") != default:
             drawn.append(points[i])
     return drawn[:trials]

@@ -21,6 +21,12 @@ from fmlora_lab.runs.store import Run
 TITLES = {
     "fm-lora": "FM-LoRA",
     "lora": "sequential LoRA",
+    "sd-lora": "SD-LoRA",
+    "inflora": "InfLoRA",
+    "l2p": "L2P",
+    "dualprompt": "DualPrompt",
+    "coda-prompt": "CODA-Prompt",
+    "hide-prompt": "HiDe-Prompt",
     "full": "full fine-tuning",
     "linear-probe": "linear probe",
     "prototypes": "nearest class mean",
@@ -40,9 +46,14 @@ HEADINGS = {
     "trainable_parameters": "trained a task",
     "kept_parameters": "kept",
     "seconds": "seconds",
+    "seconds_a_task": "seconds a task",
+    "inference_mflops": "inference (Mflop)",
     "seeds": "seeds",
 }
 """What readers see, in this order. A table has more columns: spreads, and where it comes from."""
+
+FULL = tuple(name for name in HEADINGS if name != "seconds_a_task")
+"""The columns for a notebook."""
 
 SHORT = (*METRICS, "trainable_parameters", "seconds")
 """The columns for a terminal."""
@@ -107,7 +118,7 @@ def matrices(runs: Iterable[Run], label: Label = method_of) -> dict[str, NDArray
     }
 
 
-def readable(table: pd.DataFrame, columns: Sequence[str] = tuple(HEADINGS)) -> pd.DataFrame:
+def readable(table: pd.DataFrame, columns: Sequence[str] = FULL) -> pd.DataFrame:
     """The table as a person reads it: titles, headings with units, rounded numbers, "–"."""
     if "acc_std" not in table:
         columns = [name for name in columns if name != "seeds"]
@@ -117,12 +128,12 @@ def readable(table: pd.DataFrame, columns: Sequence[str] = tuple(HEADINGS)) -> p
     return shown
 
 
-def to_text(table: pd.DataFrame, columns: Sequence[str] = tuple(HEADINGS)) -> str:
+def to_text(table: pd.DataFrame, columns: Sequence[str] = FULL) -> str:
     """Aligned columns for a terminal."""
     return readable(table, columns).to_string()
 
 
-def to_html(table: pd.DataFrame, columns: Sequence[str] = tuple(HEADINGS)) -> str:
+def to_html(table: pd.DataFrame, columns: Sequence[str] = FULL) -> str:
     """An HTML table for a notebook."""
     return readable(table, columns).to_html(border=0)
 
@@ -156,15 +167,18 @@ def _row(runs: list[Run], spread: bool) -> dict[str, Any]:
             row[f"{name}_std"] = values.std(ddof=1) if several else np.nan
             interval = bootstrap_interval(values) if several else (np.nan, np.nan)
             row[f"{name}_low"], row[f"{name}_high"] = interval
-    result = runs[0].result
+    first, seconds = runs[0].result, np.mean([run.result["seconds"] for run in runs])
     return row | {
         "head": _ranking_head(runs[0]),
         "other_acc": np.mean([_other_acc(run) for run in runs]),
         "trainable_parameters": round(np.mean([r.result["trainable_parameters"] for r in runs])),
         "kept_parameters": round(np.mean([r.result["kept_parameters"] for r in runs])),
-        "seconds": np.mean([run.result["seconds"] for run in runs]),
-        "tasks": len(result["test_images"]),
-        "test_images": sum(result["test_images"]),
+        "seconds": seconds,
+        "seconds_a_task": np.mean([run.result["seconds"] for run in runs])
+        / len(first["test_images"]),
+        "inference_mflops": np.mean([run.result["inference_flops"] for run in runs]) / 1e6,
+        "tasks": len(first["test_images"]),
+        "test_images": sum(first["test_images"]),
         "seeds": len(runs),
         "varied": " ".join(s for s in SEEDS if len({run.config[s] for run in runs}) > 1),
         "runs": " ".join(run.id for run in runs),
@@ -192,6 +206,8 @@ def _cell(name: str, row: Mapping[str, Any]) -> str:
         return value
     if name in ("trainable_parameters", "kept_parameters", "seconds", "seeds"):
         return f"{value:,.0f}"
+    if name in ("seconds_a_task", "inference_mflops"):
+        return f"{value:,.1f}"
     text = f"{value:.1f}"
     if not pd.isna(row.get(f"{name}_std", np.nan)):
         low, high = row[f"{name}_low"], row[f"{name}_high"]

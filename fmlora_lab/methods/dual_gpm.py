@@ -48,6 +48,16 @@ def without(R: Tensor, memory: Tensor, free: bool) -> Tensor:
     return inside if free else R - inside
 
 
+def left_vectors(R: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (d, d) and values (d,) of R, largest first.
+
+    By the eigenvectors of R Rᵀ, several times quicker than an SVD; values under 1e-8 of the
+    largest are lost in rounding, which no threshold here looks at.
+    """
+    squares, vectors = torch.linalg.eigh(R @ R.T)
+    return vectors.flip(1), squares.clamp(min=0).sqrt().flip(0)
+
+
 def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Tensor, bool]:
     """The memory after a task with input moments R, and whether it now spans what is free.
 
@@ -55,8 +65,8 @@ def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Ten
     of R's energy Σσ² lies in the directions in use.
     """
     d, M = len(R), memory.to(R)
-    total = torch.linalg.svdvals(R).square().sum()
-    left, sigma, _ = torch.linalg.svd(without(R, memory, free))
+    total = R.square().sum()
+    left, sigma = left_vectors(without(R, memory, free))
     energy = sigma.square() / total
     outside = energy.sum()  # the share of R's energy that is not in use yet
     # Direction j is taken while the share in use before it is below the threshold; a first task

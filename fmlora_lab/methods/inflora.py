@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.vit import AdaptedViT
-from fmlora_lab.methods.dual_gpm import InputMoments, extend, without
+from fmlora_lab.methods.dual_gpm import InputMoments, extend, left_vectors, without
 from fmlora_lab.methods.method import (
     Group,
     Method,
@@ -35,9 +35,9 @@ from fmlora_lab.methods.method import (
     register,
 )
 
-NOTHING = 1e-9
+NOTHING = 1e-7
 """Share of the inputs' largest moment below which a direction counts as not free: it gets no
-column, where the official code takes whatever direction the SVD returns."""
+column, where the official code takes whatever direction an SVD returns."""
 
 
 class InfLoRASettings(SiteSettings):
@@ -105,7 +105,7 @@ class InfLoRA(Method):
         for s, R in enumerate(found):
             memory, free = getattr(self, f"memory{s}"), bool(self.free[s])
             if stage.name == "inputs":
-                left, sigma, _ = torch.linalg.svd(without(R, memory, free))
+                left, sigma = left_vectors(without(R, memory, free))
                 left = left * (sigma > NOTHING * torch.linalg.matrix_norm(R, 2))
                 r = getattr(self, f"V{s}").shape[1]
                 setattr(self, f"V{s}", (left[:, :r] / 3**0.5).to(memory))

@@ -97,6 +97,7 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         "trainable_parameters": round(sum(trained) / len(trained)),
         "trainable_parameters_by_task": trained,
         "kept_parameters": measured["kept"],
+        "inference_flops": measured["inference_flops"],
         "task_files": len(trained),
     }
 

@@ -199,6 +199,19 @@ def find(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
     return RunFolder(root, found[0])
 
 
+def ship(run: Run, root: Path) -> None:
+    """Put a run's small files (configuration, environment, result) into another root, where
+    `runs` finds them; of paths only the last part is kept."""
+    folder = RunFolder(root, run.id)
+    config = json.loads(json.dumps(run.config))
+    for part, name in (("benchmark", "data"), ("backbone", "weights")):
+        if config[part].get(name):
+            config[part][name] = Path(config[part][name]).name
+    folder.write_json("config.json", config)
+    folder.write_json("environment.json", run.environment)
+    folder.write_json("result.json", run.result)
+
+
 def delete(folder: RunFolder) -> None:
     """Remove a run from disk, when no process is writing it."""
     with folder.lock():
