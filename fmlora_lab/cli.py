@@ -98,7 +98,9 @@ def compare_command(
     ship: Annotated[
         Path | None, typer.Option(help="Also put the runs' small files into this folder.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where table and figures go.")] = Path("figures/compare"),
+    out: Annotated[Path, typer.Option(help="Where table and figures go.")] = Path(
+        "figures/compare"
+    ),
     runs_dir: RunsDir = None,
 ) -> None:
     """Train methods on one stream over several seeds; table, and figures of what accuracy costs."""
@@ -106,7 +108,8 @@ def compare_command(
     from fmlora_lab.analysis.tables import to_text
     from fmlora_lab.compare import COLUMNS, best_trials, configurations, draw
     from fmlora_lab.profiles import parse_assignment
-    from fmlora_lab.runs.store import runs, ship as ship_run
+    from fmlora_lab.runs.store import runs
+    from fmlora_lab.runs.store import ship as ship_run
 
     if stored is None:
         overrides = _given(data, tasks, backbone, weights, image_size)

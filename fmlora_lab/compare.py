@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from fmlora_lab import plots
-from fmlora_lab.analysis.tables import grouped, method_of, publish, summary_table
+from fmlora_lab.analysis.tables import grouped, method_of, publish, summary_table, to_markdown
 from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.files import write_atomically
 from fmlora_lab.methods import METHODS
 from fmlora_lab.profiles import configure, tuned
 from fmlora_lab.runs.store import Run
@@ -50,9 +51,13 @@ def configurations(
 
 def draw(runs: Sequence[Run], out: Path) -> tuple[pd.DataFrame, list[Path]]:
     """The table of the runs, written with its figures into `out`; and the files' paths."""
-    ranked = sorted(runs, key=lambda run: in_order(map(method_of, runs)).index(method_of(run)))
+    rows = in_order({method_of(run) for run in runs})
+    ranked = sorted(runs, key=lambda run: (rows.index(method_of(run)), run.config["seed"]))
     table = summary_table(ranked)
     paths = list(publish(table, out).values())
+    text = to_markdown(table, COLUMNS).encode()
+    write_atomically(out / "table.md", lambda file: file.write(text))
+    paths.append(out / "table.md")
     accs = {m: [run.result["acc"] for run in group] for m, group in grouped(ranked).items()}
     for name, column, label, log in (
         ("accuracy_over_kept", "kept_parameters", "numbers kept from task to task", True),

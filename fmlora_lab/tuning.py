@@ -51,7 +51,7 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
         "method.rank": (4, 8, 16),
         "method.threshold": (0.9, 0.95, 0.98),
     },
-    "l2p": {**HEAD, "method.lr": PROMPT_RATES, "method.pull": (0.1, 0.5)},
+    "l2p": {**HEAD, "method.lr": PROMPT_RATES, "method.read": ("prompts", "cls")},
     "dualprompt": {**HEAD, "method.lr": PROMPT_RATES, "method.match": (0.1, 1.0)},
     "coda-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.length": (8, 16)},
     "hide-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.contrast": (0.0, 0.01, 0.1)},

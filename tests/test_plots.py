@@ -111,6 +111,21 @@ def test_one_method_can_be_best_in_both():
     assert title == "Sequential LoRA both learns most and forgets least"
 
 
+def test_pareto_marks_every_method_and_names_those_that_none_beats():
+    points = {"lora": ([70.0, 74.0], 1e6), "fm-lora": (60.0, 1e5), "full": (50.0, 2e6)}
+    points |= {"prototypes": (55.0, 0.0), "linear-probe": (40.0, 0.0)}
+    axis = plots.pareto(points, "numbers kept", log=True).axes[0]
+    marks = {to_hex(bar[0].get_color()).upper(): bar for bar in axis.containers}
+    assert len(marks) == len(points)
+    lora = marks[plots.METHOD_COLORS["lora"]]
+    assert (lora[0].get_xdata(), lora[0].get_ydata()) == ([1e6], [72.0])
+    ((low, high),) = lora[2][0].get_segments()
+    assert (low[1], high[1]) == (70.0, 74.0)
+    assert axis.get_xlabel() == "numbers kept" and "(%)" in axis.get_ylabel()
+    found = axis.get_title(loc="left").split(": ")[1]
+    assert found == "nearest class mean, FM-LoRA, sequential LoRA"
+
+
 def test_matrices_share_one_scale_and_show_every_number():
     given = {"fm-lora": lower_triangle(80, 70), "full": lower_triangle(95, 10)}
     figure = plots.accuracy_matrices(given)

@@ -19,6 +19,7 @@ from fmlora_lab.analysis.tables import (
     summary_table,
     to_csv,
     to_html,
+    to_markdown,
     to_text,
 )
 from fmlora_lab.config import BadInput
@@ -59,6 +60,7 @@ def stored(root, method, first, then, new, seed=0, joint=False, **training) -> R
             "seconds": 12.0,
             "trainable_parameters": 1234,
             "kept_parameters": 56,
+            "inference_flops": 2_500_000,
         },
     )
     return Run(folder)
@@ -117,6 +119,12 @@ def test_undefined_is_a_dash_to_read_and_empty_as_data(tmp_path):
     assert to_text(table, ["forgetting"]).split()[-1] == "–"
     assert "<td>–</td>" in to_html(table)
     assert ",85.0,,,," in to_csv(table)
+
+
+def test_markdown_has_a_line_a_method(two_seeds):
+    lines = to_markdown(summary_table(two_seeds), ("acc", "kept_parameters")).splitlines()
+    assert lines[0] == "|  | Acc (%) | kept |" and lines[1] == "| --- | --- | --- |"
+    assert lines[2].startswith("| FM-LoRA | 75.0 ± 7.1 [70.0, 80.0] | 56 |") and len(lines) == 3
 
 
 def test_a_published_table_comes_back(tmp_path, two_seeds):

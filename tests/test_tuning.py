@@ -30,8 +30,23 @@ def test_choice_is_the_best_on_validation_images(tmp_path):
     assert all(r.config["evaluate_on"] == "validation" for r in runs(tmp_path / "runs"))
 
 
+def test_presets_say_where_settings_come_from():
+    chosen = tuned("demo")["lora"]["chosen"]
+    assert configure("lora", overrides=chosen, preset="defaults") == configure("lora")
+    published = configure("inflora", preset="paper").method
+    assert (published.layers, published.rank, published.lr) == (("attn.k", "attn.v"), 10, 5e-4)
+    assert configure("inflora", preset="paper", overrides={"method.rank": 3}).method.rank == 3
+    with pytest.raises(BadInput, match="preset is 'best'; allowed: fair, paper, defaults"):
+        configure("lora", preset="best")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_published_settings_are_settings(method):
+    assert configure(method, preset="paper").method.name == method
+
+
 def test_unknown_method_is_named(tmp_path):
-    with pytest.raises(BadInput, match="'ewc'; allowed: fm-lora"):
+    with pytest.raises(BadInput, match="'ewc'; allowed: coda-prompt"):
         tune(tmp_path / "log.json", ["ewc"], "smoke", 2, tmp_path)
     assert not (tmp_path / "log.json").exists()
 

@@ -138,6 +138,14 @@ def to_html(table: pd.DataFrame, columns: Sequence[str] = FULL) -> str:
     return readable(table, columns).to_html(border=0)
 
 
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] = FULL) -> str:
+    """A Markdown table for a README."""
+    shown = readable(table, columns)
+    lines = [["", *shown.columns], ["---"] * (1 + len(shown.columns))]
+    lines += [[name, *row] for name, row in zip(shown.index, shown.to_numpy(), strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """Every column, unrounded, with the methods' own names."""
     return table.to_csv()

@@ -15,10 +15,11 @@ SMALLEST_VARIANCE = 1e-4
 def describe(features: Tensor, centroids: int, generator: torch.Generator) -> Tensor:
     """Features (n, d) of one class to `centroids` rows (mean | variance), (centroids, 2 d).
 
-    More than one centroid: Lloyd's k-means from a random start; a centroid that no image is
-    nearest to keeps the class's own variance.
+    More than one centroid: Lloyd's k-means from random images, some of them twice where there are
+    fewer; a centroid that is nearest to fewer than two images takes the class's own variance.
     """
-    start = torch.randperm(len(features), generator=generator)[:centroids].to(features.device)
+    order = torch.randperm(len(features), generator=generator).to(features.device)
+    start = order[torch.arange(centroids, device=order.device) % len(order)]
     centres = features[start] if centroids > 1 else features.mean(0, keepdim=True)
     for _ in range(10 if centroids > 1 else 0):
         nearest = torch.cdist(features, centres).argmin(1)
@@ -28,8 +29,9 @@ def describe(features: Tensor, centroids: int, generator: torch.Generator) -> Te
     rows = []
     for c, centre in enumerate(centres):
         own = features[nearest == c]
-        own = own if len(own) > 1 else features
-        rows.append(torch.cat([centre, own.var(0, unbiased=False)]))
+        mean = own.mean(0) if len(own) else centre
+        spread = own if len(own) > 1 else features
+        rows.append(torch.cat([mean, spread.var(0, unbiased=False)]))
     return torch.stack(rows)
 
 
@@ -53,8 +55,11 @@ def train_on_samples(
     """Train `classifier`, features (B, d) to logits, on samples of every Gaussian (n, 2 d).
 
     `labels` (n,) are the Gaussians' classes. SGD with momentum 0.9, cosine to zero, weight decay
-    5e-4, new samples in every epoch, batches of `each` (all as in HiDe-Prompt's official code).
+    5e-4, new samples in every epoch, batches of `each`, as in HiDe-Prompt's official code, whose
+    epoch however is only as many batches as there were classes before the task.
     """
+    if not epochs:
+        return
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / epochs))

@@ -110,8 +110,9 @@ class CODAPrompt(Method):
 
 def attention(query: Tensor, A: Tensor, K: Tensor) -> Tensor:
     """α_m = cos(q ⊙ A_m, K_m) for queries (B, d), A and K (M, d): (B, M), without (B, M, d)."""
-    inner = query @ (A * F.normalize(K, dim=1)).T
-    return inner / (query.square() @ A.square().T).clamp(min=1e-24).sqrt()
+    with torch.autocast(query.device.type, enabled=False):
+        inner = query @ (A * F.normalize(K, dim=1)).T
+        return inner / (query.square() @ A.square().T).clamp(min=1e-24).sqrt()
 
 
 def gram_schmidt(old: Tensor, draw: Tensor) -> Tensor:

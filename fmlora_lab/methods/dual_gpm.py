@@ -12,6 +12,10 @@ from torch import Tensor
 
 from fmlora_lab.backbone.vit import Site
 
+NOTHING = 1e-6
+"""Share of the inputs' largest moment below which a direction counts as rounding: it is neither
+free nor in use, where the official code takes whatever direction an SVD returns."""
+
 
 class InputMoments:
     """Second moments (1/n) Σ x xᵀ of every site's inputs x, gathered while images pass."""
@@ -48,14 +52,17 @@ def without(R: Tensor, memory: Tensor, free: bool) -> Tensor:
     return inside if free else R - inside
 
 
-def left_vectors(R: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (d, d) and values (d,) of R, largest first.
+def free_vectors(R: Tensor, memory: Tensor, free: bool) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (d, n) and values (n,) of `without`, largest first, NOTHING left out.
 
     By the eigenvectors of R Rᵀ, several times quicker than an SVD; values under 1e-8 of the
-    largest are lost in rounding, which no threshold here looks at.
+    largest are lost in rounding, and none of these is asked for.
     """
-    squares, vectors = torch.linalg.eigh(R @ R.T)
-    return vectors.flip(1), squares.clamp(min=0).sqrt().flip(0)
+    part = without(R, memory, free)
+    squares, vectors = torch.linalg.eigh(part @ part.T)
+    sigma, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+    n = int((sigma > NOTHING * torch.linalg.matrix_norm(R, 2)).sum())
+    return vectors[:, :n], sigma[:n]
 
 
 def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Tensor, bool]:
@@ -66,21 +73,22 @@ def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Ten
     """
     d, M = len(R), memory.to(R)
     total = R.square().sum()
-    left, sigma = left_vectors(without(R, memory, free))
+    left, sigma = free_vectors(R, memory, free)
     energy = sigma.square() / total
     outside = energy.sum()  # the share of R's energy that is not in use yet
     # Direction j is taken while the share in use before it is below the threshold; a first task
     # stops one earlier, but takes at least one.
-    before = 1 - outside + torch.cat([energy.new_zeros(1), energy.cumsum(0)[:-1]])
+    before = 1 - outside + energy.cumsum(0) - energy
     new = int((before < threshold).sum())
     if not free and M.shape[1] == 0:
         new = max(int((energy.cumsum(0) < threshold).sum()), 1)
+    if threshold == 1:  # all of it, whatever rounding makes of the sums
+        new = len(sigma)
     if free:
-        new = min(new, M.shape[1])
         used = left[:, :new]
         rest = torch.linalg.svd(M - used @ (used.T @ M), full_matrices=False)[0]
         return rest[:, : M.shape[1] - new].to(memory), True
-    M = torch.cat([M, left[:, :new]], dim=1)[:, :d]
+    M = torch.cat([M, left[:, :new]], dim=1)
     if M.shape[1] > d / 2:
         return torch.linalg.svd(M)[0][:, M.shape[1] :].to(memory), True
     return M.to(memory), False

@@ -11,15 +11,15 @@ codes' pools have one for every task to come, whose keys are noise until then.
 
 Published (port JH-LEE-KR/dualprompt-pytorch, ImageNet-R): G length 5, E length 20, λ 1, Adam 0.005
 times batch / 256, 50 epochs, batch 24; a new E starts from the last task's. The port has 5 keys
-and 5 values, 20 and 20; CODA-Prompt's code 3 and 3, 10 and 10, a key a block, and sums λ's term
-over the batch.
+and 5 values, 20 and 20, and a reshape of E that gives some images keys for values; CODA-Prompt's
+code 3 and 3, 10 and 10, a key a block, and sums λ's term over the batch.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.vit import AdaptedViT, Prompts
@@ -44,6 +44,15 @@ class DualPromptSettings(MethodSettings):
     """A new expert prompt starts from the last task's."""
     lr: float = Field(3e-3, gt=0)
     """Learning rate of prompts and keys."""
+
+    @model_validator(mode="after")
+    def _one_prompt_a_block(self) -> Self:
+        if both := sorted({*self.general_blocks} & {*self.blocks}):
+            raise ValueError(
+                f"method.blocks has {both[0]}; allowed: blocks that are not in "
+                f"method.general_blocks, {list(self.general_blocks)}"
+            )
+        return self
 
 
 @register(DualPromptSettings)

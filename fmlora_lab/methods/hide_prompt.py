@@ -3,7 +3,7 @@
     task inference    t̂(x) = task of argmax g(q(x)), g an MLP on the frozen features q(x)
     within a task     prefixes P_t; L = CE + λ L_con, which keeps features apart from old classes
     over all tasks    the head is trained anew on samples from Gaussians of every class seen
-    after task t      P_t ← (1 - m) P_t + m mean(P_1 … P_{t-1})
+    in training       (1 - m) P_t + m mean(P_1 … P_{t-1}) in the place of P_t, and kept as P_t
 
 Source: Wang et al. 2023, "Hierarchical Decomposition of Prompt-Based Continual Learning: Rethinking
 Obscured Sub-optimality", NeurIPS, arXiv 2310.07234. It keeps statistics of earlier classes, frozen
@@ -13,7 +13,8 @@ an output for every class and task.
 Published (thu-ml/HiDe-Prompt, ImageNet-R): length 20 keys and 20 values, blocks 0 to 4, m 0.01,
 λ 0.5; g: Adam 5e-4, 20 epochs; prompts 0.03, 150 epochs, batch 24 on 8 GPUs; heads: SGD 0.005, 30
 epochs. The code keeps 10 k-means centroids a class (`centroids`); the paper also one Gaussian.
-Passes for statistics see images as they are; in the code augmented.
+Passes for statistics see images as they are; in the code augmented. The code takes prefixes apart
+as DualPrompt's port does.
 """
 
 from collections.abc import Iterator
@@ -78,8 +79,9 @@ class TaskInference(nn.Module):
         self.bias = nn.Parameter(torch.zeros(0))
 
     def forward(self, query: Tensor) -> Tensor:
-        hidden = self.norm(query + self.out(F.gelu(self.into(query))))
-        return F.linear(hidden, self.rows, self.bias)
+        with torch.autocast(query.device.type, enabled=False):
+            hidden = self.norm(query + self.out(F.gelu(self.into(query))))
+            return F.linear(hidden, self.rows, self.bias)
 
     @torch.no_grad()
     def begin(self, generator: torch.Generator) -> None:
@@ -151,7 +153,8 @@ class HiDePrompt(Method):
 
     def prompts(self, query: Tensor | None) -> Prompts | None:
         if self.stage in ("train", "statistics"):
-            return Prompts(prefixes=by_block(self.settings.blocks, self.P))
+            P = self._drawn() if self.stage == "train" else self.P
+            return Prompts(prefixes=by_block(self.settings.blocks, P))
         if query is None:
             return None
         known = len(self.old_P)
@@ -178,9 +181,8 @@ class HiDePrompt(Method):
 
     @torch.no_grad()
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
-        if stage.name == "train" and len(self.old_P):
-            m = self.settings.momentum
-            self.P.copy_((1 - m) * self.P + m * self.old_P.mean(0))
+        if stage.name == "train":
+            self.P.copy_(self._drawn())
         if not stage.observe:
             return
         features, labels = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
@@ -219,6 +221,11 @@ class HiDePrompt(Method):
     def kept(self) -> int:
         parts = (self.old_P, self.frozen, self.prompted, *self.infer.parameters())
         return sum(part.numel() for part in parts)
+
+    def _drawn(self) -> Tensor:
+        """The task's prompt, drawn to the mean of the old ones."""
+        m = self.settings.momentum
+        return (1 - m) * self.P + m * self.old_P.mean(0) if len(self.old_P) else self.P
 
     def _contrast(self, features: Tensor) -> Tensor:
         """Cross-entropy of each old class mean and each feature against all of them."""

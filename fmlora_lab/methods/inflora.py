@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.vit import AdaptedViT
-from fmlora_lab.methods.dual_gpm import InputMoments, extend, left_vectors, without
+from fmlora_lab.methods.dual_gpm import InputMoments, extend, free_vectors
 from fmlora_lab.methods.method import (
     Group,
     Method,
@@ -34,10 +34,6 @@ from fmlora_lab.methods.method import (
     TaskInfo,
     register,
 )
-
-NOTHING = 1e-7
-"""Share of the inputs' largest moment below which a direction counts as not free: it gets no
-column, where the official code takes whatever direction an SVD returns."""
 
 
 class InfLoRASettings(SiteSettings):
@@ -105,10 +101,10 @@ class InfLoRA(Method):
         for s, R in enumerate(found):
             memory, free = getattr(self, f"memory{s}"), bool(self.free[s])
             if stage.name == "inputs":
-                left, sigma = left_vectors(without(R, memory, free))
-                left = left * (sigma > NOTHING * torch.linalg.matrix_norm(R, 2))
-                r = getattr(self, f"V{s}").shape[1]
-                setattr(self, f"V{s}", (left[:, :r] / 3**0.5).to(memory))
+                V = torch.zeros_like(getattr(self, f"V{s}"))  # zero where too little is free
+                left = free_vectors(R, memory, free)[0][:, : V.shape[1]]
+                V[:, : left.shape[1]] = left / 3**0.5
+                setattr(self, f"V{s}", V)
             else:
                 memory, self.free[s] = extend(memory, free, R, self._threshold())
                 setattr(self, f"memory{s}", memory)

@@ -2,6 +2,9 @@
 
 A prefix of L tokens is split in halves, L/2 keys and L/2 values, as DualPrompt's prefix tuning
 does (Wang et al. 2022, eq. 4; Li and Liang 2021).
+
+What chooses prompts is computed in float32 under autocast too: in bfloat16 near keys are equal, and
+a loss outside autocast would pull other keys than those of the prompts in use.
 """
 
 import torch
@@ -22,4 +25,5 @@ def halves(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 def cosines(query: Tensor, keys: Tensor) -> Tensor:
     """Queries (B, d) and keys (n, d) to their cosines (B, n)."""
-    return F.normalize(query, dim=1) @ F.normalize(keys, dim=1).T
+    with torch.autocast(query.device.type, enabled=False):
+        return F.normalize(query, dim=1) @ F.normalize(keys, dim=1).T

@@ -264,6 +264,9 @@ MERGED = [
     {"name": "lora", "lr": 0.02, "rank": 4},
     {"name": "lora", "lr": 0.02, "rank": 4, "layers": ["attn.k"]},
     {"name": "full", "lr": 0.01},
+    {"name": "sd-lora", "lr": 0.02, "rank": 4, "lr_magnitudes": 0.02},
+    {"name": "sd-lora", "lr": 0.02, "rank": 4, "layers": ["attn.q", "attn.v"]},
+    {"name": "inflora", "lr": 0.05, "rank": 4, "threshold": 0.9},
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from fmlora_lab import configure, restore, run, sweep
 from fmlora_lab import training as training_module
 from fmlora_lab.config import BadInput
+from fmlora_lab.methods import METHODS
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.store import DamagedFile, FolderKeeper, Run, RunFolder
 
@@ -91,10 +92,14 @@ def test_a_stored_run_is_loaded(small, tmp_path, monkeypatch):
         run(small(seed=1), tmp_path)
 
 
-@pytest.mark.parametrize("method", ["fm-lora", "lora", "full", "joint"])
+TRAINED = sorted(name for name, method in METHODS.items() if not method.predicts_by_means)
+
+
+@pytest.mark.parametrize("method", TRAINED)
 def test_stopped_at_any_epoch_and_resumed_is_the_same(small, tmp_path, monkeypatch, method):
     monkeypatch.setattr(training_module, "CHECKPOINT_SHARE", float("inf"))
-    more = {"method.epochs": 4} if method == "joint" else {}
+    more = {"joint": {"method.epochs": 3}, "hide-prompt": {"method.inference_epochs": 2}}
+    more = more.get(method, {"training.epochs": 2})
     whole = run(small(method, **more), tmp_path / "whole")
 
     class Stopped(Exception):
