@@ -187,6 +187,9 @@ def pareto(points: Mapping[str, tuple[ArrayLike, float]], cost: str, log: bool =
     axis.step(*zip(*steps, strict=True), where="post", color="#bbbbbb", linewidth=1, zorder=0)
     if log:
         axis.set_xscale("symlog", linthresh=1e3)
+        axis.set_xticks(
+            [0, *(10.0**k for k in range(3, 1 + round(np.log10(max(1e3, *costs.values())))))]
+        )
     else:
         axis.set_xlim(0, None)
     axis.set(xlabel=cost, ylabel="accuracy after the last task, Acc (%)")

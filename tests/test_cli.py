@@ -56,6 +56,17 @@ def test_show_config_prints_what_would_run(call):
     assert config["method"]["bases"]["from"] == "random" and config["benchmark"]["tasks"] == 20
 
 
+def test_compare_prints_the_table_and_draws_it_again_without_training(call, tmp_path):
+    words = ("compare", "prototypes", "--seeds", 1)
+    made = ("--profile", "smoke", "--runs-dir", tmp_path / "runs", "--ship", tmp_path / "ship")
+    code, out, _ = call(*words, *made, "--out", tmp_path / "out")
+    assert code == 0 and "nearest class mean" in out and str(tmp_path / "out" / "table.csv") in out
+    code, again, _ = call(*words, "--stored", tmp_path / "ship", "--out", tmp_path / "again")
+    assert code == 0 and again.splitlines()[:2] == out.splitlines()[:2]
+    code, _, said = call("compare", "--stored", tmp_path / "nowhere", "--out", tmp_path / "none")
+    assert code == 2 and "no complete runs there" in said and not (tmp_path / "none").exists()
+
+
 def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
     from safetensors.torch import load_file
 

@@ -1,17 +1,22 @@
 """Many methods in one table, and the same table again from the small files that are shipped."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fmlora_lab import run, runs
 from fmlora_lab.analysis.tables import read_published
-from fmlora_lab.compare import best_trials, configurations, draw, in_order
+from fmlora_lab.compare import ORDER, best_trials, configurations, draw, in_order
 from fmlora_lab.config import BadInput
 from fmlora_lab.methods import METHODS
 from fmlora_lab.profiles import tuned
+from fmlora_lab.runs.run import parts
 from fmlora_lab.runs.store import ship
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "fmlora_lab" / "results" / "glyphs-10"
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +79,21 @@ def test_the_best_trials_are_shown_with_their_number():
         accs = sorted((trial["acc"] for trial in found["trials"]), reverse=True)
         assert list(own["validation Acc (%)"]) == [round(acc, 1) for acc in accs[:3]]
         assert set(own.of) == {len(found["trials"])}
+
+
+def test_the_readmes_table_is_that_of_the_shipped_runs(tmp_path):
+    shipped = runs(SHIPPED)
+    assert {(r.config["method"]["name"], r.config["seed"]) for r in shipped} == {
+        (method, seed) for method in in_order(ORDER) for seed in range(3)
+    }
+    draw(shipped, tmp_path)
+    table = (tmp_path / "table.md").read_text("utf-8")
+    assert table in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_shipped_runs_are_those_of_todays_configuration():
+    """Name for name: a change of settings, defaults, images or weights asks for them anew."""
+    configs = configurations(ORDER, "glyphs", "demo", 3, {})
+    model, stream = parts(configs[0])
+    names = {config.run_id(stream.fingerprint, model.fingerprint) for config in configs}
+    assert names == {run.id for run in runs(SHIPPED)}
