@@ -142,7 +142,9 @@ def _papermill(
             error = f"{raised.ename}: {raised.evalue}"
         except DeadKernelError:
             error = "its Python process died, perhaps for want of memory"
-        return _tidy(nbformat.read(copy, 4)), error
+        notebook = _tidy(nbformat.read(copy, 4))
+        notebook.metadata.papermill["exception"] = error is not None  # else none for a dead kernel
+        return notebook, error
 
 
 def _write(notebook: NotebookNode, target: Path) -> Path:
@@ -166,9 +168,5 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def _failed(notebook: NotebookNode) -> bool:
-    """Whether a cell of code raised or was never finished."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    return any(
-        cell.execution_count is None or any(out.output_type == "error" for out in cell.outputs)
-        for cell in cells
-    )
+    """Whether the execution that left this copy failed."""
+    return bool(notebook.metadata.get("papermill", {}).get("exception"))

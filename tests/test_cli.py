@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from fmlora_lab import cli
+from fmlora_lab.methods import METHODS
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: fm-lora"),
+        (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: coda-prompt"),
         (("run", "--set", "method.rankk=3"), "method.rankk is not a setting"),
         (("run", "--set", "seed"), "KEY=VALUE"),
         (("run", "--tasks", "7", *SMOKE), "benchmark.tasks is 7, but 100 classes"),
@@ -116,7 +117,7 @@ def test_parameters_as_papermill_takes_them():
 def test_doctor_says_what_is_there(call, tmp_path):
     code, out, _ = call("doctor", "--runs-dir", tmp_path)
     assert code == 0
-    for word in ("torch", "glyphs-vit: found", "fm-lora, full, joint", "0 complete in"):
+    for word in ("torch", "glyphs-vit: found", ", ".join(sorted(METHODS)), "0 complete in"):
         assert word in out
 
 

@@ -210,4 +210,5 @@ def test_in_proportion_the_cases_of_a_letter_differ_in_size():
 
     (small, large), (small_kept, large_kept) = heights(False), heights(True)
     assert ((small - large).abs() <= 8).all()
-    assert (small_kept < 0.85 * large_kept).all()
+    assert (small_kept < 0.95 * large_kept).all()  # a wide Z is shrunk to the box, z is not
+    assert (small_kept / large_kept).mean() < 0.8

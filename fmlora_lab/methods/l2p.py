@@ -18,6 +18,7 @@ code (L2P++) puts prefixes into the first block's attention and reads [CLS].
 from typing import ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -79,7 +80,9 @@ class L2P(Method):
     def prompts(self, query: Tensor | None) -> Prompts | None:
         if not self.settings.length:
             return None
-        tokens = self.P[self.chosen(query)].flatten(1, 2)
+        # A product, not an index: its gradient sums in one order, so that runs repeat to the bit.
+        pick = F.one_hot(self.chosen(query), self.settings.pool).to(self.P)
+        tokens = torch.einsum("bnp,pld->bnld", pick, self.P).flatten(1, 2)
         return Prompts(tokens, read=self.settings.read == "prompts")
 
     def loss(self, batch: Batch) -> Tensor:

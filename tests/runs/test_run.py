@@ -148,16 +148,17 @@ def test_killed_at_random_and_resumed_is_the_same(images, tmp_path):
 
 
 def test_interrupt_stops_cleanly_and_resumes(images, small, tmp_path):
-    process = start(command(images, tmp_path / "stopped"))
+    long = ("--set", "training.epochs=20")  # so that it cannot end before the signal comes
+    process = start(command(images, tmp_path / "stopped", *long))
     wait_for_epochs(process, tmp_path / "stopped", 2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
     assert "goes on from the last stored epoch" in err and "Traceback" not in err
-    again = start(command(images, tmp_path / "stopped"))
+    again = start(command(images, tmp_path / "stopped", *long))
     out, err = again.communicate()
     assert again.returncode == 0, err
-    whole = start(command(images, tmp_path / "whole"))
+    whole = start(command(images, tmp_path / "whole", *long))
     whole.communicate()
     run_id = json.loads(out)["run_id"]
     folders = (RunFolder(tmp_path / place, run_id) for place in ("stopped", "whole"))
