@@ -182,8 +182,7 @@ def _row(runs: list[Run], spread: bool) -> dict[str, Any]:
         "trainable_parameters": round(np.mean([r.result["trainable_parameters"] for r in runs])),
         "kept_parameters": round(np.mean([r.result["kept_parameters"] for r in runs])),
         "seconds": seconds,
-        "seconds_a_task": np.mean([run.result["seconds"] for run in runs])
-        / len(first["test_images"]),
+        "seconds_a_task": seconds / len(first["test_images"]),
         "inference_mflops": np.mean([run.result["inference_flops"] for run in runs]) / 1e6,
         "tasks": len(first["test_images"]),
         "test_images": sum(first["test_images"]),

@@ -120,16 +120,15 @@ def gram_schmidt(old: Tensor, draw: Tensor) -> Tensor:
 
     Where nothing orthogonal is left (more rows than n), a row is its normalised draw.
     """
-    basis = (
-        torch.linalg.qr(old.T.double()).Q if len(old) else draw.new_zeros(draw.shape[1], 0).double()
-    )
+    basis = torch.linalg.qr(old.T.double()).Q
     rows = []
     for v in draw.double():
         left = v
         for _ in range(2):  # twice is enough to be orthogonal to rounding
             left = left - basis @ (basis.T @ left)
-        unit = F.normalize(left if left.norm() > 1e-6 * v.norm() else v, dim=0)
         if left.norm() > 1e-6 * v.norm():
-            basis = torch.cat([basis, unit[:, None]], dim=1)
-        rows.append(unit)
+            rows.append(F.normalize(left, dim=0))
+            basis = torch.cat([basis, rows[-1][:, None]], dim=1)
+        else:
+            rows.append(F.normalize(v, dim=0))
     return torch.stack(rows).to(draw)

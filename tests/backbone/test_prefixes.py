@@ -1,8 +1,8 @@
 """Prefixes of attention and prompts for each image: a dense reference, and plain timm without."""
 
-import numpy as np
 import pytest
 import torch
+from oracle import drawn, sums
 from timm.layers import Attention
 from torch import nn
 
@@ -19,18 +19,8 @@ MODELS = {
 every_model = pytest.mark.parametrize("kind", MODELS)
 
 
-def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
 def floats(*shape: int, seed: int) -> torch.Tensor:
     return drawn(*shape, seed=seed).float()
-
-
-def sums(x: torch.Tensor) -> list[float]:
-    """The sum, the sum of squares, and a sum that no permutation keeps."""
-    x = x.detach().flatten()
-    return [float(v) for v in (x.sum(), x.square().sum(), x @ torch.arange(len(x)).double().cos())]
 
 
 def adapted(tiny_vit, **options) -> tuple[AdaptedViT, torch.Tensor]:

@@ -4,29 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import drawn, info, sums
 
 from fmlora_lab.backbone.vit import AdaptedViT
 from fmlora_lab.learner import generator
 from fmlora_lab.methods import build
 from fmlora_lab.methods.coda_prompt import CODAPromptSettings, attention, gram_schmidt
-from fmlora_lab.methods.method import Batch, Stage, TaskInfo
+from fmlora_lab.methods.method import Batch, Stage
 
 QUICK = {"name": "coda-prompt", "components": 3, "length": 4, "blocks": [0, 1], "lr": 0.03}
 PARTS = ("P", "K", "A")
-
-
-def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def sums(x: torch.Tensor) -> list[float]:
-    """The sum, the sum of squares, and a sum that no permutation keeps."""
-    x = x.detach().flatten()
-    return [float(v) for v in (x.sum(), x.square().sum(), x @ torch.arange(len(x)).double().cos())]
-
-
-def info(index: int) -> TaskInfo:
-    return TaskInfo(index, range(2 * index, 2 * index + 2), generator(0, "method", index))
 
 
 # Against the official code: made on 2026-11-22 with GT-RIPL/CODA-Prompt (6417d4f)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracle import drawn, info, sums
 from pydantic import ValidationError
 
 from fmlora_lab.backbone.vit import AdaptedViT
@@ -13,7 +14,7 @@ from fmlora_lab.config import RunConfig
 from fmlora_lab.learner import generator
 from fmlora_lab.methods import build
 from fmlora_lab.methods.dualprompt import DualPromptSettings
-from fmlora_lab.methods.method import Batch, Stage, TaskInfo
+from fmlora_lab.methods.method import Batch, Stage
 
 QUICK = {
     "name": "dualprompt",
@@ -23,20 +24,6 @@ QUICK = {
     "length": 4,
     "lr": 0.03,
 }
-
-
-def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def sums(x: torch.Tensor) -> list[float]:
-    """The sum, the sum of squares, and a sum that no permutation keeps."""
-    x = x.detach().flatten()
-    return [float(v) for v in (x.sum(), x.square().sum(), x @ torch.arange(len(x)).double().cos())]
-
-
-def info(index: int) -> TaskInfo:
-    return TaskInfo(index, range(2 * index, 2 * index + 2), generator(0, "method", index))
 
 
 def test_matching_and_choice_are_the_official_codes(tiny_vit):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import drawn, info, sums
 from torch import nn
 
 from fmlora_lab.backbone.vit import AdaptedViT
@@ -12,7 +13,7 @@ from fmlora_lab.learner import generator
 from fmlora_lab.methods import build
 from fmlora_lab.methods.class_statistics import describe, sample, train_on_samples
 from fmlora_lab.methods.hide_prompt import HiDePromptSettings, TaskInference
-from fmlora_lab.methods.method import Batch, Stage, StageEnd, TaskInfo
+from fmlora_lab.methods.method import Batch, Stage, StageEnd
 
 QUICK = {
     "name": "hide-prompt",
@@ -26,20 +27,6 @@ QUICK = {
     "samples": 16,
 }
 TRAIN = Stage("train", 1)
-
-
-def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def sums(x: torch.Tensor) -> list[float]:
-    """The sum, the sum of squares, and a sum that no permutation keeps."""
-    x = x.detach().flatten()
-    return [float(v) for v in (x.sum(), x.square().sum(), x @ torch.arange(len(x)).double().cos())]
-
-
-def info(index: int) -> TaskInfo:
-    return TaskInfo(index, range(2 * index, 2 * index + 2), generator(0, "method", index))
 
 
 def small(tiny_vit, **settings):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from oracle import drawn, sums
 from pydantic import ValidationError
 
 from fmlora_lab.backbone.vit import AdaptedViT
@@ -14,16 +15,6 @@ from fmlora_lab.methods.method import Batch, TaskInfo
 from fmlora_lab.methods.prompting import cosines
 
 QUICK = {"name": "l2p", "pool": 6, "length": 2, "top": 2, "lr": 0.03}
-
-
-def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def sums(x: torch.Tensor) -> list[float]:
-    """The sum, the sum of squares, and a sum that no permutation keeps."""
-    x = x.detach().flatten()
-    return [float(v) for v in (x.sum(), x.square().sum(), x @ torch.arange(len(x)).double().cos())]
 
 
 GOLDEN = {
