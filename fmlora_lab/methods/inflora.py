@@ -68,9 +68,11 @@ class InfLoRA(Method):
     def __init__(self, settings: InfLoRASettings, model: AdaptedViT):
         super().__init__(settings, model)
         self.weights = nn.ParameterList(site.weight for site in model.sites)
-        self.U = nn.ParameterList(torch.zeros(s.d_out, settings.rank) for s in model.sites)
+        self.U = nn.ParameterList()
         for s, site in enumerate(model.sites):
-            self.register_buffer(f"V{s}", torch.zeros(site.d_in, min(settings.rank, site.d_in)))
+            r = min(settings.rank, site.d_in)
+            self.U.append(torch.zeros(site.d_out, r))
+            self.register_buffer(f"V{s}", torch.zeros(site.d_in, r))
             self.register_buffer(f"memory{s}", torch.zeros(site.d_in, 0))
         # Whether a memory holds the directions left free, not those in use: the smaller is kept.
         self.register_buffer("free", torch.zeros(len(model.sites), dtype=torch.bool))
@@ -79,9 +81,8 @@ class InfLoRA(Method):
     @torch.no_grad()
     def begin_task(self, task: TaskInfo) -> None:
         self.task = task
-        for s, site in enumerate(self.model.sites):
-            self.U[s] = nn.Parameter(torch.zeros(site.d_out, getattr(self, f"V{s}").shape[1]))
-            self.U[s] = self.U[s].to(site.weight)
+        for U in self.U:
+            U.zero_()
 
     def stages(self, epochs: int) -> Iterator[Stage]:
         yield Stage("inputs", 1, observe=True)
@@ -118,14 +119,11 @@ class InfLoRA(Method):
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
         record = {}
-        for s, (site, factors) in enumerate(zip(self.model.sites, self.factors(), strict=True)):
-            record[f"U.{site.name}"], record[f"V.{site.name}"] = (
-                factors.U.clone(),
-                factors.V.clone(),
-            )
+        for s, (site, update) in enumerate(zip(self.model.sites, self.factors(), strict=True)):
+            record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}
             record[f"memory.{site.name}"] = getattr(self, f"memory{s}").clone()
-            site.weight += site.full_rows(factors).dense()
-            self.U[s].zero_()
+            site.weight += site.full_rows(update).dense()
+            update.U.zero_()
         return record | {"free": self.free.clone()}
 
     def kept(self) -> int:
@@ -133,9 +131,7 @@ class InfLoRA(Method):
         return merged + sum(getattr(self, f"memory{s}").numel() for s in range(len(self.U)))
 
     def _threshold(self) -> float:
-        first, last, tasks = (
-            self.settings.threshold,
-            self.settings.last_threshold,
-            self.settings.tasks,
-        )
-        return first if last is None else first + (last - first) * self.task.index / tasks
+        first, last = self.settings.threshold, self.settings.last_threshold
+        if last is None:
+            return first
+        return first + (last - first) * self.task.index / self.settings.tasks
