@@ -1,4 +1,5 @@
-"""The command line: run, runs, compare, render, bench, tune, doctor.
+"""The command line: run, runs, compare, render, report, bench, examples, tune,
+doctor, data.
 
 Each command imports what it needs when it is called, so that reading stored runs stays quick.
 Bad input is one line on stderr and exit code 2.
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from fmlora_lab.cli_data import data_app
 from fmlora_lab.config import BadInput, explain
 
 app = typer.Typer(
@@ -23,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(runs_app, name="runs", help="List, show, merge and delete stored runs.")
+app.add_typer(runs_app, name="runs", help="List, show, merge, ship and delete stored runs.")
+
+app.add_typer(data_app, name="data", help="Real benchmarks: list and get them.")
 
 RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
@@ -35,12 +39,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def run_command(
     method: Annotated[str, typer.Option(help="A method by name; `doctor` lists them.")] = "fm-lora",
     benchmark: Annotated[
-        str, typer.Option(help="glyphs, glyph-domains, folder or domains.")
+        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
     ] = "glyphs",
     data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
-    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
     preset: Annotated[
         str, typer.Option(help="fair (tuned), paper (its published settings) or defaults.")
     ] = "fair",
@@ -80,12 +84,12 @@ def compare_command(
         list[str] | None, typer.Argument(help="Methods; all by default.", show_default=False)
     ] = None,
     benchmark: Annotated[
-        str, typer.Option(help="glyphs, glyph-domains, folder or domains.")
+        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
     ] = "glyphs",
     data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0 on.")] = 3,
-    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
     backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
@@ -179,20 +183,29 @@ def merge_run(run_id: str, out: Path, runs_dir: RunsDir = None) -> None:
     """Write a run's model as a plain timm state dict (safetensors), prompts beside it."""
     from safetensors.torch import save
 
-    from fmlora_lab import Run, restore
+    from fmlora_lab import restore
     from fmlora_lab.files import write_atomically
-    from fmlora_lab.runs.store import find
+    from fmlora_lab.runs.store import find, stored_run
 
-    folder = find(run_id, runs_dir)
-    if not folder.complete:
-        raise BadInput(f"run {folder.run_id} is not complete; the command that began it resumes it")
-    state, prompts = restore(Run(folder)).merge()
+    state, prompts = restore(stored_run(find(run_id, runs_dir))).merge()
     write_atomically(out, lambda file: file.write(save(state)))
     print(out)
     if prompts is not None:
         beside = out.with_name(f"{out.stem}.prompts{out.suffix}")
         write_atomically(beside, lambda file: file.write(save({"prompts": prompts})))
         print(f"{beside}: tokens to put after [CLS]; timm alone does not know them")
+
+
+@runs_app.command("ship")
+def ship_runs(into: Path, runs_dir: RunsDir = None) -> None:
+    """Put the small files of all complete runs into a folder, except of those that came with the
+    lab: numbers, ranks, prompts, what was derived; no weights."""
+    from fmlora_lab.runs.store import runs, ship, shipped
+
+    new = [run for run in runs(runs_dir) if not shipped(run.id)]
+    for run in new:
+        ship(run, into)
+    print(f"{len(new)} runs in {into}")
 
 
 @runs_app.command("delete")
@@ -215,29 +228,60 @@ def render_command(
     runs_dir: RunsDir = None,
     figures_dir: Annotated[Path, typer.Option(help="Where figures go.")] = Path("figures"),
     notebooks_dir: Annotated[Path, typer.Option(help="Where notebooks are.")] = Path("notebooks"),
+    missing_only: Annotated[
+        bool, typer.Option("--missing-only", help="Leave out what was rendered before.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute also the runs that came with the lab.")
+    ] = False,
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
     from fmlora_lab.profiles import parse_assignment
     from fmlora_lab.render import closing_lines, find, render, short_name
 
     values = dict(parse_assignment(text) for text in parameter or [])
-    failures = render(notebooks, values, runs_dir, figures_dir, notebooks_dir)
-    for path in find(notebooks, notebooks_dir):
-        print(closing_lines(figures_dir / short_name(path)))
+    failures = render(notebooks, values, runs_dir, figures_dir, notebooks_dir, missing_only, fresh)
+    folders = [figures_dir / short_name(path) for path in find(notebooks, notebooks_dir)]
+    if len(folders) == 1:
+        print(closing_lines(folders[0]))
+    else:
+        for folder in folders:
+            print(f"{folder}: {len(list(folder.glob('*.png')))} figures")
     if failures:
         raise typer.Exit(1)
 
 
+@app.command("report")
+def report_command(
+    figures_dir: Annotated[Path, typer.Option(help="Where figures are.")] = Path("figures"),
+    out: Annotated[Path | None, typer.Option(help="The page; default in figures-dir.")] = None,
+) -> None:
+    """One HTML page of every rendered figure, table and answer; it needs no server."""
+    from fmlora_lab.report import report
+
+    print(report(figures_dir, out or figures_dir / "report.html"))
+
+
 @app.command("bench")
 def bench_command(
+    what: Annotated[str, typer.Argument(help="training or explorers.")] = "training",
     backbone: Annotated[str, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = "glyphs-vit",
     weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds of all rows.")] = 10,
+    moves: Annotated[int, typer.Option(min=1, help="Moves of each explorer's controls.")] = 60,
     as_json: AsJson = False,
 ) -> None:
-    """Speed of a training step and of inference, as ratios to a frozen backbone's."""
+    """Speed of training and inference, as ratios to a frozen backbone's; or of the explorers."""
+    if what == "explorers":
+        from fmlora_lab import bench_explorers
+
+        rows = bench_explorers.bench(moves)
+        print(json.dumps(rows) if as_json else bench_explorers.to_text(rows))
+        return
+    if what != "training":
+        raise BadInput(f"bench is {what!r}; allowed: training, explorers")
     from fmlora_lab.bench import bench, to_text
     from fmlora_lab.config import Backbone
 
@@ -247,18 +291,40 @@ def bench_command(
     print(json.dumps(found) if as_json else to_text(found))
 
 
+@app.command("examples")
+def examples_command(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Stored runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also put the runs' small files into this folder.")
+    ] = None,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Evaluate ahead what the explorers show of runs, and keep it with them."""
+    from fmlora_lab.ahead import prepare
+    from fmlora_lab.runs.store import find, stored_run
+
+    for run in [stored_run(find(run_id, runs_dir)) for run_id in run_ids]:
+        prepare(run, out)
+        print(f"{run.id}: ready for the explorers")
+
+
 @app.command("tune")
 def tune_command(
     out: Annotated[Path, typer.Argument(help="The log and choice, as JSON.")],
     method: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
-    profile: Annotated[str, typer.Option(help="smoke, demo or paper.")] = "demo",
+    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
+    benchmark: Annotated[
+        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
+    ] = "glyphs",
+    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
     runs_dir: RunsDir = None,
 ) -> None:
     """Choose every method's settings on validation images, with the same number of trials each."""
     from fmlora_lab.tuning import tune
 
-    tune(out, method, profile, trials, runs_dir)
+    tune(out, method, profile, trials, runs_dir, benchmark, _given(data, None, None, weights, None))
 
 
 @app.command("doctor")

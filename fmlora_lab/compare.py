@@ -7,17 +7,21 @@ from typing import Any
 import pandas as pd
 
 from fmlora_lab import plots
-from fmlora_lab.analysis.tables import grouped, method_of, publish, summary_table, to_markdown
+from fmlora_lab.analysis.tables import (
+    TITLES,
+    grouped,
+    method_of,
+    publish,
+    summary_table,
+    to_markdown,
+)
 from fmlora_lab.config import RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods import METHODS
 from fmlora_lab.profiles import configure, tuned
 from fmlora_lab.runs.store import Run
 
-ORDER = (
-    "fm-lora", "sd-lora", "inflora", "lora", "hide-prompt", "coda-prompt", "dualprompt", "l2p",
-    "full", "linear-probe", "prototypes", "joint",
-)  # fmt: skip
+ORDER = tuple(TITLES)
 """The order of a table's rows; methods that are not here follow by name."""
 
 COLUMNS = (

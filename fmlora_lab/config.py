@@ -81,7 +81,24 @@ class Domains(Settings):
     """At most this many test images a class and domain."""
 
 
-Benchmark = Annotated[Glyphs | GlyphDomains | Folder | Domains, Field(discriminator="name")]
+class Hub(Settings):
+    """A real benchmark from the Hugging Face hub; `fmlora-lab data list` shows them."""
+
+    name: Literal["hub"] = "hub"
+    dataset: Literal["cifar100", "imagenet-r", "cub-200", "domainnet"]
+    data: Path | None = None
+    """A folder with the dataset's parquet files, in the place of the hub."""
+    scenario: Literal["class-incremental", "domain-incremental"] = "class-incremental"
+    """Cut by classes, or one task a domain; only domainnet has domains."""
+    tasks: int = Field(10, ge=1)
+    """Number of tasks where classes are cut; must divide their number."""
+    train_images: int | None = Field(None, ge=2)
+    """At most this many training images a class (and domain), drawn with `data_seed`."""
+    test_images: int | None = Field(None, ge=1)
+    """At most this many test images a class (and domain)."""
+
+
+Benchmark = Annotated[Glyphs | GlyphDomains | Folder | Domains | Hub, Field(discriminator="name")]
 
 
 class Backbone(Settings):
@@ -184,7 +201,7 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     """What pydantic refused, in one sentence: field, value and what is allowed, field by field."""
     said = []
     for e in error.errors():
-        tags = {"glyphs", "glyph-domains", "folder", "domains"}
+        tags = {"glyphs", "glyph-domains", "folder", "domains", "hub"}
         where = prefix + ".".join(str(part) for part in e["loc"] if part not in tags)
         value, message = e["input"], e["msg"].removeprefix("Value error, ")
         if message.startswith("method."):

@@ -1,9 +1,11 @@
 """From a method's name to a whole configuration: profiles, tuned settings, overrides."""
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -65,6 +67,30 @@ def configure(
         return RunConfig.model_validate(config)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
+
+
+def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:
+    """A study's stream under a profile: the benchmark's name and the overrides that go with it.
+
+    Where the profile's images or weights are local files, they are looked for under
+    $FMLORA_DATA; BadInput says what is missing there.
+    """
+    known = profiles()[profile]
+    chosen = dict(known["streams"][stream])
+    name, root = chosen.pop("name"), os.environ.get("FMLORA_DATA")
+    found = {f"benchmark.{key}": value for key, value in chosen.items()}
+    if "data" in chosen:
+        folder = Path(root or "$FMLORA_DATA") / chosen["data"]
+        if not folder.is_dir():
+            raise BadInput(
+                f"profile {profile!r} needs {folder}/{{train,test}}/<class>/*; set FMLORA_DATA to "
+                f"the folder that holds {chosen['data']}"
+            )
+        found["benchmark.data"] = folder
+    weights = Path(root or "") / f"{known.get('backbone', {}).get('name')}.safetensors"
+    if root and weights.is_file():
+        found["backbone.weights"] = weights
+    return name, found
 
 
 def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:

@@ -2,8 +2,9 @@
 
 1. The images are a quarter of each class's training images, kept back (`evaluate_on =
    "validation"`); test images are never read. The order of the classes is not the one reported.
-2. Every method gets the same number of trials. The first is its defaults; the others are drawn
-   without repetition from its space in SPACES, by a generator seeded with the method's name.
+2. Every method gets the same number of trials. The first is its defaults under the profile; the
+   others are drawn without repetition from its space (SPACES, or REAL under the profile of real
+   images), by a generator seeded with the method's name.
 3. The trial with the highest Acc at the end of the stream wins.
 
 Joint training takes no part: it is no rival, but the reference that fixed the difficulty of the
@@ -14,7 +15,7 @@ from there.
 import itertools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,35 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
     "linear-probe": {"training.lr_head": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)},
 }
 """What may be tuned for each method; a method that is not here has nothing to tune."""
+STEPS = (1e-4, 3e-4, 1e-3)
+REAL: dict[str, dict[str, Sequence[Any]]] = {
+    "fm-lora": {"method.bases.lr": STEPS},
+    **{name: {"method.lr": STEPS} for name in ("lora", "sd-lora", "inflora")},
+    "full": {"method.lr": (1e-5, 3e-5, 1e-4)},
+    **{
+        name: {"method.lr": (1e-3, 3e-3, 1e-2)}
+        for name in ("l2p", "dualprompt", "coda-prompt", "hide-prompt")
+    },
+    "linear-probe": {"training.lr_head": (2e-3, 5e-3, 1e-2)},
+}
+"""For `cifar100-tiny`, whose runs take minutes: each method's one rate that decides most."""
 ORDER_SEED = 1000
 """Class order of the trials."""
 
 
 def tune(
-    out: Path, methods: Sequence[str] | None, profile: str, trials: int, runs_dir: Path | None
+    out: Path,
+    methods: Sequence[str] | None,
+    profile: str,
+    trials: int,
+    runs_dir: Path | None,
+    benchmark: str = "glyphs",
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run all trials (stored ones are loaded), write the log to `out` after each method."""
+    """Run all trials (stored ones are loaded), write the log to `out` after each method.
+
+    `given` are overrides that hold for every trial, such as where images and weights are.
+    """
     unknown = set(methods or ()) - METHODS.keys()
     if unknown:
         raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
@@ -75,7 +97,8 @@ def tune(
         tried = []
         for settings in draw(method, trials, profile):
             overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
-            config = configure(method, "glyphs", profile, overrides, preset="defaults")
+            overrides |= given or {}
+            config = configure(method, benchmark, profile, overrides, preset="defaults")
             result = run(config, runs_dir).result
             scores = {k: result[k] for k in ("acc", "learning_accuracy", "forgetting", "seconds")}
             tried.append({"settings": settings, **scores})
@@ -89,7 +112,7 @@ def tune(
 
 def draw(method: str, trials: int, profile: str = "demo") -> list[dict[str, Any]]:
     """The settings of each trial: the defaults, then distinct other points of the space."""
-    space = SPACES.get(method, {})
+    space = (REAL if profile == "cifar100-tiny" else SPACES).get(method, {})
     points = [
         dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
     ]

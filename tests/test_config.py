@@ -38,7 +38,7 @@ def test_wrong_values_are_named(overrides, said):
     [
         ({"method": "ewc"}, ", ".join(sorted(METHODS))),
         ({"benchmark": "mnist"}, "domains, folder, glyph-domains, glyphs"),
-        ({"profile": "huge"}, "smoke, demo, paper"),
+        ({"profile": "huge"}, "smoke, demo, cifar100-tiny, paper"),
     ],
 )
 def test_unknown_names_list_what_is_allowed(arguments, allowed):

@@ -8,7 +8,7 @@ from fmlora_lab import runs
 from fmlora_lab.config import BadInput
 from fmlora_lab.methods import METHODS
 from fmlora_lab.profiles import configure, profiles, tuned
-from fmlora_lab.tuning import SPACES, draw, tune
+from fmlora_lab.tuning import REAL, SPACES, draw, tune
 
 
 @pytest.mark.parametrize("method", list(SPACES))
@@ -19,6 +19,23 @@ def test_every_method_gets_the_same_number_of_distinct_trials(method):
     assert trials == draw(method, 5)
     for settings in trials:
         configure(method, overrides=settings)
+
+
+@pytest.mark.parametrize("method", list(REAL))
+def test_on_real_images_three_trials_are_all_values_of_one_rate(method):
+    trials = draw(method, 3, "cifar100-tiny")
+    ((setting, values),) = REAL[method].items()
+    configs = [
+        configure(method, "folder", "cifar100-tiny", {"benchmark.data": "x", **t}, "defaults")
+        for t in trials
+    ]
+    tried = []
+    for config in configs:
+        value = config.model_dump(by_alias=True)
+        for part in setting.split("."):
+            value = value[part]
+        tried.append(value)
+    assert sorted(tried) == sorted(values)
 
 
 def test_choice_is_the_best_on_validation_images(tmp_path):

@@ -2,8 +2,9 @@
 
 from fmlora_lab.benchmarks.folders import load_domains, load_folder
 from fmlora_lab.benchmarks.glyphs import load_glyph_domains, load_glyphs
+from fmlora_lab.benchmarks.hub import load_hub
 from fmlora_lab.benchmarks.stream import Stream
-from fmlora_lab.config import Benchmark, Domains, Folder, GlyphDomains, Glyphs
+from fmlora_lab.config import Benchmark, Domains, Folder, GlyphDomains, Glyphs, Hub
 
 
 def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int) -> Stream:
@@ -20,3 +21,5 @@ def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int)
             return load_folder(benchmark, image_size, order_seed, data_seed)
         case Domains():
             return load_domains(benchmark, image_size, order_seed, data_seed)
+        case Hub():
+            return load_hub(benchmark, image_size, order_seed, data_seed)

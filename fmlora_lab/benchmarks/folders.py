@@ -45,12 +45,12 @@ def load_folder(settings: Folder, image_size: int, order_seed: int, data_seed: i
     check_tasks(settings.tasks, len(names))
     chosen: Chosen = {
         role: [
-            _draw(_images(root / role / name, 1), cap, _generator(data_seed, role, name))
+            draw(images_in(root / role / name, 1), cap, purpose_generator(data_seed, role, name))
             for name in names
         ]
         for role, cap in (("train", settings.train_images), ("test", settings.test_images))
     }
-    images, fingerprint = _read(root, chosen, names, image_size)
+    images, fingerprint = read(root, chosen, names, image_size)
     return class_incremental(
         settings.name,
         images["train"],
@@ -78,19 +78,21 @@ def load_domains(settings: Domains, image_size: int, order_seed: int, data_seed:
     for domain in domains:
         halves = []
         for name in names:
-            files = _images(root / domain / name, 2)
+            files = images_in(root / domain / name, 2)
             halves.append(
-                _split(files, settings.test_share, _generator(data_seed, "split", domain, name))
+                _split(
+                    files, settings.test_share, purpose_generator(data_seed, "split", domain, name)
+                )
             )
         for side, role, cap in (
             (0, "train", settings.train_images),
             (1, "test", settings.test_images),
         ):
             chosen[f"{domain}/{role}"] = [
-                _draw(half[side], cap, _generator(data_seed, role, domain, name))
+                draw(half[side], cap, purpose_generator(data_seed, role, domain, name))
                 for name, half in zip(names, halves, strict=True)
             ]
-    images, fingerprint = _read(root, chosen, names, image_size)
+    images, fingerprint = read(root, chosen, names, image_size)
     tasks = [(domain, images[f"{domain}/train"], images[f"{domain}/test"]) for domain in domains]
     return domain_incremental(settings.name, tasks, names, order_seed, fingerprint)
 
@@ -123,7 +125,7 @@ def _common_classes(folders: list[Path], expected: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images(folder: Path, at_least: int) -> list[Path]:
+def images_in(folder: Path, at_least: int) -> list[Path]:
     """The image files of a class folder, sorted by name."""
     names = []
     with os.scandir(folder) as entries:
@@ -141,12 +143,12 @@ def _images(folder: Path, at_least: int) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _generator(data_seed: int, *purpose: str) -> np.random.Generator:
+def purpose_generator(data_seed: int, *purpose: str) -> np.random.Generator:
     """A generator of this purpose alone, so that no draw depends on another."""
     return np.random.default_rng([data_seed, zlib.crc32(os.fsencode("\n".join(purpose)))])
 
 
-def _draw(files: list[Path], cap: int | None, generator: np.random.Generator) -> list[Path]:
+def draw(files: list[Path], cap: int | None, generator: np.random.Generator) -> list[Path]:
     """At most `cap` of `files`, in their order; a larger cap keeps what a smaller one drew."""
     return [files[k] for k in sorted(generator.permutation(len(files))[:cap])]
 
@@ -162,7 +164,7 @@ def _split(
     return train, test
 
 
-def _read(
+def read(
     root: Path, chosen: Chosen, names: tuple[str, ...], size: int
 ) -> tuple[dict[str, Images], str]:
     """The images of every role, and the fingerprint of pixels, labels, names and roles."""

@@ -18,18 +18,22 @@ from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import RunConfig
 from fmlora_lab.learner import Learner, generator
 from fmlora_lab.metrics import accuracy_matrix, summary
-from fmlora_lab.runs.store import FolderKeeper, Run, RunFolder, runs_root
+from fmlora_lab.runs.store import FolderKeeper, Run, RunFolder, runs_root, shipped
 from fmlora_lab.training import Trainer, to_torch
 
 
-def run(config: RunConfig, runs_dir: Path | str | None = None) -> Run:
+def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False) -> Run:
     """The run of this configuration, from disk if it is there, else trained.
 
-    One process trains a run; another that asks for the same one waits for it and reads it. Raises
-    BadInput for what cannot be used, DamagedFile for a stored file that is not as it was written.
+    With `use_shipped`, a run that came with the lab counts as stored: its numbers are there, its
+    weights are not. One process trains a run; another that asks for the same one waits for it and
+    reads it. Raises BadInput for what cannot be used, DamagedFile for a stored file that is not as
+    it was written.
     """
     model, stream = parts(config)
     folder = RunFolder(runs_root(runs_dir), config.run_id(stream.fingerprint, model.fingerprint))
+    if use_shipped and not folder.complete and (found := shipped(folder.run_id)):
+        return _as_asked(found, config)
     if not folder.complete:
         lock = folder.lock()
         try:
@@ -43,7 +47,26 @@ def run(config: RunConfig, runs_dir: Path | str | None = None) -> Run:
             lock.release()
     stored = Run(folder)
     stored.check()
+    return _as_asked(stored, config)
+
+
+def _as_asked(stored: Run, config: RunConfig) -> Run:
+    """The run with the configuration as it reads today: its file may be older than an option,
+    whose default it then has."""
+    stored.config = config.model_dump(mode="json")
     return stored
+
+
+def find_stored(
+    config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False
+) -> Run | None:
+    """The run of this configuration if it is complete; nothing is computed."""
+    model, stream = parts(config)
+    run_id = config.run_id(stream.fingerprint, model.fingerprint)
+    folder = RunFolder(runs_root(runs_dir), run_id)
+    if folder.complete:
+        return Run(folder)
+    return shipped(run_id) if use_shipped else None
 
 
 def restore(stored: Run) -> Learner:
@@ -109,16 +132,6 @@ def _jsonable(a: np.ndarray) -> list[list[float | None]]:
 def _environment(config: RunConfig, model: AdaptedViT, stream: Stream) -> dict[str, Any]:
     packages = ("fmlora-lab", "torch", "timm", "numpy", "safetensors")
     device = next(iter(["cuda"] if torch.cuda.is_available() else ["cpu"]))
-    try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        revision = None
     return {
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
@@ -126,10 +139,25 @@ def _environment(config: RunConfig, model: AdaptedViT, stream: Stream) -> dict[s
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "bfloat16": has_bfloat16(torch.device(device)),
         "threads": torch.get_num_threads(),
-        "revision": revision,
+        "revision": revision(),
         "data": stream.fingerprint,
         "weights": model.fingerprint,
         "class_names": list(stream.class_names),
         "tasks": [task.name for task in stream.tasks],
         "sites": len(model.sites),
     }
+
+
+def revision() -> str | None:
+    """The lab's git revision, None outside a repository."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.strip()

@@ -7,6 +7,9 @@
       tasks/NN.safetensors   what analysis needs of task NN
       checkpoint.safetensors what resuming needs (kept at the end: it is the trained state)
       result.json            written last; its presence means complete
+      derived/NAME.json      what an analysis once computed of it (or NAME.safetensors)
+
+A shipped run has the JSON files and `records.safetensors`: the small records of its tasks.
 
 Every file is written beside its place, synced and moved over it, and carries a SHA-256 of its
 content, so that a truncated or altered file is named and never silently used or recomputed.
@@ -17,6 +20,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,13 @@ from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
 
 Arrays = dict[str, np.ndarray]
+
+RESULTS = Path(str(files("fmlora_lab") / "results"))
+"""The shipped runs, a folder a collection."""
+EXAMPLES = Path(str(files("fmlora_lab") / "examples"))
+"""Shipped runs with what the explorers show of them; `fmlora-lab examples` makes them."""
+SMALL = 64
+"""A shipped run keeps the records of at most this many numbers, and its prompts."""
 
 
 class DamagedFile(BadInput):
@@ -166,15 +178,57 @@ class Run:
         return self.folder.read_progress()
 
     def task(self, index: int) -> Arrays:
-        """What the method recorded of task `index` (from 0), by name."""
-        return self.folder.read_arrays(task_file(index))[0]
+        """What the method recorded of task `index` (from 0), by name; of a shipped run only what
+        is small."""
+        if not self.shipped:
+            return self.folder.read_arrays(task_file(index))[0]
+        records, prefix = self.folder.read_arrays(RECORDS)[0], f"{index:02d}."
+        return {k.removeprefix(prefix): a for k, a in records.items() if k.startswith(prefix)}
+
+    @property
+    def shipped(self) -> bool:
+        """Whether this run came with the lab, so that only its small files are here."""
+        return (self.folder.path / RECORDS).exists()
+
+    def derived(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `compute` gives, kept with the run under `name` and read from there afterwards."""
+        file = f"derived/{name}.json"
+        if (self.folder.path / file).exists():
+            return self.folder.read_json(file)
+        self._needs_factors(name)
+        found = compute()
+        self.folder.write_json(file, found)
+        return found
+
+    def derived_arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """`derived`, for arrays by name."""
+        file = f"derived/{name}.safetensors"
+        if (self.folder.path / file).exists():
+            return self.folder.read_arrays(file)[0]
+        self._needs_factors(name)
+        found = compute()
+        self.folder.write_arrays(file, found, {})
+        return found
+
+    def _needs_factors(self, name: str) -> None:
+        if self.shipped:
+            raise BadInput(
+                f"run {self.id} came with the lab without its trained factors, which {name!r} "
+                "needs; compute it anew with --fresh"
+            )
 
     def check(self) -> None:
         """Read every file once; DamagedFile names the first that is not as it was written."""
+        if self.shipped:
+            self.environment, self.folder.read_arrays(RECORDS)
+            return
         self.environment, self.progress()
         for index in range(self.result["task_files"]):
             self.task(index)
         self.folder.read_arrays("checkpoint.safetensors")
+
+
+RECORDS = "records.safetensors"
 
 
 def task_file(index: int) -> str:
@@ -199,9 +253,31 @@ def find(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
     return RunFolder(root, found[0])
 
 
+def stored_run(folder: RunFolder) -> Run:
+    """The run in a folder; BadInput while it is not complete."""
+    if not folder.complete:
+        raise BadInput(f"run {folder.run_id} is not complete; the command that began it resumes it")
+    return Run(folder)
+
+
+def use_shipped() -> bool:
+    """Whether studies take the runs that came with the lab; FMLORA_FRESH=1 says no."""
+    return not os.environ.get("FMLORA_FRESH")
+
+
+def shipped(run_id: str) -> Run | None:
+    """The run of that name that came with the lab, if it did."""
+    for path in sorted(RESULTS.glob(f"*/{run_id}")):
+        return Run(RunFolder(path.parent, run_id))
+    return None
+
+
 def ship(run: Run, root: Path) -> None:
-    """Put a run's small files (configuration, environment, result) into another root, where
-    `runs` finds them; of paths only the last part is kept."""
+    """Put a run's small files into another root, where `runs` finds them.
+
+    Configuration, environment, result, what was derived, and of each task's record the arrays of
+    at most SMALL numbers and the prompts; of paths only the last part is kept.
+    """
     folder = RunFolder(root, run.id)
     config = json.loads(json.dumps(run.config))
     for part, name in (("benchmark", "data"), ("backbone", "weights")):
@@ -209,6 +285,15 @@ def ship(run: Run, root: Path) -> None:
             config[part][name] = Path(config[part][name]).name
     folder.write_json("config.json", config)
     folder.write_json("environment.json", run.environment)
+    records = {
+        f"{index:02d}.{name}": array.astype(np.float16) if name == "prompts" else array
+        for index in range(run.result["task_files"])
+        for name, array in run.task(index).items()
+        if array.size <= SMALL or name == "prompts"
+    }
+    folder.write_arrays(RECORDS, records, {})
+    for path in sorted(run.folder.path.glob("derived/*.json")):
+        folder.write_json(f"derived/{path.name}", run.folder.read_json(f"derived/{path.name}"))
     folder.write_json("result.json", run.result)
 
 

@@ -16,9 +16,9 @@ from fmlora_lab.methods.fm_lora.rank_selector import (
     DRSSettings,
     RankSelector,
     gumbel_softmax,
-    scores,
 )
 from fmlora_lab.profiles import configure
+from fmlora_lab.rank_scores import scores
 
 numbers = st.floats(-4, 4, width=32)
 complexities = st.floats(2.0**-10, 1e3, width=32)

@@ -1,6 +1,7 @@
 """A run's folder: whole or absent, checked on reading, read without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,10 @@ from fmlora_lab.runs.store import (
     find,
     runs,
     runs_root,
+    ship,
+    shipped,
     task_file,
+    use_shipped,
 )
 
 
@@ -139,3 +143,51 @@ def test_stored_runs_are_read_without_torch(folder, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [1, False]
+
+
+def test_derived_arrays_are_computed_once_and_checked(folder):
+    run, kept = Run(folder), {"x": np.arange(3.0)}
+    for compute in (lambda: kept, lambda: 1 / 0):
+        np.testing.assert_array_equal(run.derived_arrays("few", compute)["x"], kept["x"])
+    file = folder.path / "derived" / "few.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedFile, match=r"few\.safetensors is damaged"):
+        run.derived_arrays("few", lambda: kept)
+    folder.write_arrays("records.safetensors", {}, {})
+    with pytest.raises(BadInput, match="without its trained factors, which 'other' needs"):
+        run.derived_arrays("other", lambda: kept)
+
+
+def test_a_shipped_run_has_its_small_records_and_what_was_derived(folder, tmp_path):
+    run = Run(folder)
+    folder.write_arrays(
+        task_file(0), {"H": np.ones(1), "prompts": np.ones((8, 16)), "U": np.ones((40, 4))}, {}
+    )
+    folder.write_json("config.json", {"method": {"name": "lora"}, "benchmark": {}, "backbone": {}})
+    folder.write_json("result.json", {"acc": 50.0, "task_files": 1, "accuracy_matrix": [[50.0]]})
+    run = Run(folder)
+    assert not run.shipped
+    assert run.derived("sum", lambda: {"of": 3}) == {"of": 3}
+    assert run.derived("sum", lambda: 1 / 0) == {"of": 3}  # computed once
+    ship(run, tmp_path / "shipped")
+    (there,) = runs(tmp_path / "shipped")
+    there.check()
+    assert there.shipped and set(there.task(0)) == {"H", "prompts"}
+    assert there.derived("sum", lambda: 1 / 0) == {"of": 3}
+    with pytest.raises(BadInput, match="'other' needs; compute it anew with --fresh"):
+        there.derived("other", lambda: {})
+    records = there.folder.path / "records.safetensors"
+    records.write_bytes(records.read_bytes()[:-1])
+    with pytest.raises(DamagedFile, match="records"):
+        there.check()
+
+
+def test_shipped_runs_are_found_by_name_unless_all_is_to_be_fresh(monkeypatch, folder, tmp_path):
+    store = sys.modules["fmlora_lab.runs.store"]
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    assert shipped("abc123") is None
+    shutil.copytree(folder.path, tmp_path / "results" / "some" / "abc123")
+    assert shipped("abc123").id == "abc123"
+    assert use_shipped()
+    monkeypatch.setenv("FMLORA_FRESH", "1")
+    assert not use_shipped()

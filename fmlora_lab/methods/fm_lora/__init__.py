@@ -18,7 +18,14 @@ from torch import Tensor
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.vit import AdaptedViT, Prompts
 from fmlora_lab.config import Settings
-from fmlora_lab.methods.fm_lora.bases import GradientSketch, from_random, from_weight_svd
+from fmlora_lab.methods.fm_lora.bases import (
+    GradientSketch,
+    Triple,
+    from_random,
+    from_weight_svd,
+    shared,
+)
+from fmlora_lab.methods.fm_lora.estimates import Estimates
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA
 from fmlora_lab.methods.fm_lora.meta_prompt import PromptSettings, new_prompt
 from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
@@ -43,6 +50,8 @@ class BasesSettings(Settings):
     """Where A and B come from (written `bases.from`)."""
     lr: float = Field(3e-4, gt=0)
     """Learning rate of the first task's LoRA, from which `first-task` takes its bases."""
+    shared: bool = False
+    """One A and B for a layer in all blocks, instead of one a site."""
 
 
 class FMLoRASettings(SiteSettings):
@@ -56,6 +65,9 @@ class FMLoRASettings(SiteSettings):
     bases: BasesSettings = BasesSettings()
     drs: DRSSettings = DRSSettings()
     prompt: PromptSettings = PromptSettings()
+    directions: Literal["all", "own"] = "all"
+    """`own`: each task writes into basis directions of its own, so that no two updates touch; when
+    all R are used up it begins again with the first. This is the lab's variant, not the paper's."""
     inference: Literal["cumulative", "latest"] = "cumulative"
     """`latest` predicts with W0 + ΔW_t alone; it exists for the ablation."""
 
@@ -76,12 +88,15 @@ class FMLoRA(Method):
         self.register_buffer("chosen", self._fixed_ranks())
         self.register_buffer("probabilities", torch.zeros(choices, len(self.selector.ranks)))
         self.sketch: GradientSketch | None = None
+        self.estimates = Estimates() if settings.drs.estimates else None
         self.columns: Tensor | None = None
         self.stage = ""
 
     def begin_task(self, task: TaskInfo) -> None:
         self.task = task
         self.selector.begin_task()
+        if self.estimates is not None:
+            self.estimates.begin_task()
         if task.index == 0:
             fresh = new_prompt(*self.P.shape, task.generator)
             self.P.data.copy_(fresh)
@@ -104,6 +119,8 @@ class FMLoRA(Method):
         if self.task.index == 0 and self.settings.bases.source == "first-task-gradient":
             yield Stage("head", 1)  # the gradient at W0 says little behind a head of noise
             yield Stage("gradient", 1, step=False)
+        if drs.enabled and drs.estimates:
+            yield Stage("estimate", 1, observe=True)
         if drs.enabled:
             yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=not drs.keep_warmup)
         yield Stage("train", epochs)
@@ -113,9 +130,16 @@ class FMLoRA(Method):
         if stage.name == "gradient":
             self.sketch = GradientSketch(self.model.sites, self.factorized.R, generator)
 
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        self.estimates.observe(features, labels)
+
     def on_step(self, generator: torch.Generator) -> None:
         self.columns = None
         if self.stage == "preliminary":
+            if self.estimates is not None:
+                self.estimates.observe_gradients(
+                    [p for group in self.groups() for p in group.parameters]
+                )
             self.columns = self._columns(self.selector.draw(len(self.task.classes), generator))
 
     def factors(self) -> list[Factors]:
@@ -153,12 +177,16 @@ class FMLoRA(Method):
         loss = super().loss(batch)
         if self.training and self.stage == "preliminary":
             self.selector.observe(loss)
+            if self.estimates is not None:
+                self.estimates.observe_loss(loss)
         return loss
 
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
         if stage.name == "gradient":
             self._set_bases(self.sketch.triples())
             self.sketch = None
+        if stage.name == "estimate":
+            self.estimates.end_observing()
         if stage.name == "preliminary":
             self.columns = None
             self.H.copy_(self.selector.complexity(end.held_out_loss, len(self.task.classes)))
@@ -177,6 +205,7 @@ class FMLoRA(Method):
         record = {"M": f.M.clone(), "N": f.N.clone(), "H": self.H.clone()}
         if f.learning_bases:
             f.make_bases()
+            self._share_bases()
             self.chosen.fill_(f.R)
             self.latest = f.core.clone()
         else:
@@ -185,6 +214,8 @@ class FMLoRA(Method):
         if self.task.index == 0:
             for site, (A, B) in zip(self.model.sites, f.bases(), strict=True):
                 record |= {f"A.{site.name}": A.clone(), f"B.{site.name}": B.clone()}
+        if self.estimates is not None:
+            record |= self.estimates.record()
         return record | {
             "own_core": self.latest.clone(),
             "core": f.core.clone(),
@@ -199,18 +230,46 @@ class FMLoRA(Method):
 
     def kept(self) -> int:
         f = self.factorized
-        return f.core.numel() + sum(A.numel() + B.numel() for A, B in f.bases()) + self.P.numel()
+        bases = sum(A.numel() + B.numel() for A, B in f.bases())
+        if self.settings.bases.shared:
+            bases = sum(
+                sum(f.bases()[group[0]][i].numel() for i in (0, 1)) for group in self._like()
+            )
+        return f.core.numel() + bases + self.P.numel()
 
     def _begin_update(self, ranks: Tensor, generator: torch.Generator) -> None:
         """Start the task's update anew: coefficients of these ranks, or task 1's LoRA."""
         if self.task.index == 0 and self.settings.bases.source == "first-task":
             self.factorized.begin_bases(generator)
         else:
-            self.factorized.begin_coefficients(ranks, generator)
+            self.factorized.begin_coefficients(ranks, generator, self._own_directions())
 
-    def _set_bases(self, triples: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        with torch.no_grad():
-            self.factorized.set_bases(triples)
+    def _own_directions(self) -> Tensor | None:
+        """The basis directions that this task may write into; None for all."""
+        if self.settings.directions == "all":
+            return None
+        drs, R = self.settings.drs, self.factorized.R
+        width = min(self.selector.r_max if drs.enabled else self.settings.rank, R)
+        return (self.task.index * width + torch.arange(width)) % R
+
+    @torch.no_grad()
+    def _set_bases(self, triples: list[Triple]) -> None:
+        self.factorized.set_bases(triples)
+        self._share_bases()
+
+    @torch.no_grad()
+    def _share_bases(self) -> None:
+        f = self.factorized
+        if self.settings.bases.shared:
+            own = [(A, C, B) for (A, B), C in zip(f.bases(), f.core.clone(), strict=True)]
+            f.set_bases(shared(own, self._like(), f.R))
+
+    def _like(self) -> list[list[int]]:
+        """The sites of each layer, over the blocks."""
+        layers: dict[str, list[int]] = {}
+        for i, site in enumerate(self.model.sites):
+            layers.setdefault(site.name.split(".", 2)[2], []).append(i)
+        return list(layers.values())
 
     def _fixed_ranks(self) -> Tensor:
         r = min(self.settings.rank, self.factorized.R)

@@ -66,5 +66,31 @@ class GradientSketch(nn.Module):
         return found
 
 
+def shared(triples: list[Triple], groups: list[list[int]], R: int) -> list[Triple]:
+    """One A and one B for each group of sites, and each site's core in those bases.
+
+    A is the top R left singular vectors of the group's A_i C_i side by side (of its A_i where the
+    cores are zero), B those of the B_i C_iᵀ: no basis of that size keeps more of what the sites
+    have. Of ΔW_1 a site keeps the part in their span, which is not all of it.
+    """
+    found = list(triples)
+    for group in groups:
+        A = _common([_weighted(A, C) for A, C, _ in (triples[i] for i in group)], R)
+        B = _common([_weighted(B, C.mT) for _, C, B in (triples[i] for i in group)], R)
+        for i in group:
+            Ai, C, Bi = triples[i]
+            found[i] = (A, A.T @ Ai @ C @ (Bi.T @ B), B)
+    return found
+
+
+def _weighted(basis: Tensor, core: Tensor) -> Tensor:
+    return basis @ core if core.any() else basis
+
+
+def _common(sides: list[Tensor], R: int) -> Tensor:
+    left, _, _ = torch.linalg.svd(torch.cat(sides, dim=1).double(), full_matrices=False)
+    return left[:, :R].to(sides[0])
+
+
 def _with_zero_core(A: Tensor, B: Tensor) -> Triple:
     return A, A.new_zeros(A.shape[1], A.shape[1]), B

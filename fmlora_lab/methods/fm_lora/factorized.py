@@ -27,6 +27,7 @@ class FactorizedLoRA(nn.Module):
             self.register_buffer(f"A{i}", torch.zeros(site.d_out, self.R))
             self.register_buffer(f"B{i}", torch.zeros(site.d_in, self.R))
         self.register_buffer("core", torch.zeros(len(sites), self.R, self.R))
+        self.register_buffer("own", torch.ones(self.R))
         self.sites = len(sites)
 
     @property
@@ -61,12 +62,18 @@ class FactorizedLoRA(nn.Module):
         self.U, self.V = nn.ParameterList(), nn.ParameterList()
         self.learning_bases = False
 
-    def begin_coefficients(self, ranks: Tensor, generator: torch.Generator) -> None:
+    def begin_coefficients(
+        self, ranks: Tensor, generator: torch.Generator, own: Tensor | None = None
+    ) -> None:
         """New M (Gaussian, std 1/√R) and N (zero): ΔW_t = 0 at the start.
 
         `ranks` (S,) is each site's task rank; columns beyond it are zero in M and N alike, so
-        that no gradient ever reaches them.
+        that no gradient ever reaches them. `own` lists the basis directions that the task may
+        write into; all by default.
         """
+        self.own.fill_(0.0 if own is not None else 1.0)
+        if own is not None:
+            self.own[own] = 1.0
         r = int(ranks.max())
         draw = torch.randn(self.sites, self.R, r, generator=generator).to(self.core)
         keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)
@@ -83,7 +90,7 @@ class FactorizedLoRA(nn.Module):
     @torch.no_grad()
     def end_coefficients(self) -> Tensor:
         """C_t = C_{t-1} + M_t N_tᵀ; M and N leave. Returns the task's own core M_t N_tᵀ."""
-        own = self.M @ self.N.mT
+        own = self._in_own(self.M) @ self._in_own(self.N).mT
         self.core += own
         self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
         return own
@@ -99,8 +106,12 @@ class FactorizedLoRA(nn.Module):
         core = self.core
         if self.M.numel():
             M = self.M if columns is None else self.M * columns[..., None, :]
-            core = torch.baddbmm(core, M, self.N.mT)
+            core = torch.baddbmm(core, self._in_own(M), self._in_own(self.N).mT)
         return [Factors(A, C, B) for (A, B), C in zip(self.bases(), core.unbind(), strict=True)]
+
+    def _in_own(self, coefficients: Tensor) -> Tensor:
+        """M or N (S, R, r) with the rows of directions that are not the task's own set to zero."""
+        return coefficients * self.own[:, None]
 
 
 def thin_svd(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fmlora_lab.config import Settings
+from fmlora_lab.rank_scores import scores
 
 
 class DRSSettings(Settings):
@@ -42,6 +43,8 @@ class DRSSettings(Settings):
     """One choice a site instead of one a task."""
     hold_out: float = Field(0.1, gt=0, lt=1)
     """Share of the task's training images on which H is measured."""
+    estimates: bool = False
+    """Also measure what might stand in for the preliminary epoch (`estimates.py`)."""
     keep_warmup: bool = False
     """Keep the first r_t columns, prompts and head of the preliminary epoch; else start anew."""
 
@@ -51,14 +54,6 @@ class DRSSettings(Settings):
         if value[0] < 1 or any(a >= b for a, b in itertools.pairwise(value)):
             raise ValueError("candidates are whole numbers from 1, each larger than the last")
         return value
-
-
-def scores(H: Tensor, w: Tensor, ranks: Tensor, tau: float, cost: Tensor | float) -> Tensor:
-    """score_r (..., c) for complexity H (scalar), weights w (..., c), candidates `ranks` (c,).
-
-    `cost` λ = 0 is the paper's form.
-    """
-    return (w * H - cost * ranks / ranks[-1]) / tau
 
 
 def gumbel_softmax(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:
@@ -84,7 +79,7 @@ class RankSelector(nn.Module):
         super().__init__()
         self.settings = settings
         candidates = [r for r in settings.candidates if r <= basis_rank] or [basis_rank]
-        self.register_buffer("ranks", torch.tensor(candidates, dtype=torch.float32))
+        self.register_buffer("ranks", torch.tensor([float(r) for r in candidates]))
         start = torch.log2(1 + self.ranks / self.ranks[0])
         self.register_buffer("anchor", start[:1].clone())
         if settings.form == "paper":

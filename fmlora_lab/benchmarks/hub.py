@@ -1,0 +1,270 @@
+"""CIFAR-100, ImageNet-R, CUB-200 and DomainNet from the Hugging Face hub, or a mirror of it.
+
+A dataset's parquet files are unpacked once into class folders in the cache, counted and
+fingerprinted; from there on its images are read like anyone's own (`folders.py`). Nothing of a
+dataset is executed.
+
+ImageNet-R has no split of its own. Ours is a rule, not a list: images sorted by the SHA-256 of
+"fmlora-lab/imagenet-r/" and their bytes; the first 6,000 are for testing, the other 24,000 for
+training. It does not depend on the order of rows or files.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from fmlora_lab.benchmarks.cache import cache_dir
+from fmlora_lab.benchmarks.folders import Chosen, draw, images_in, purpose_generator, read
+from fmlora_lab.benchmarks.stream import (
+    Stream,
+    check_tasks,
+    class_incremental,
+    domain_incremental,
+)
+from fmlora_lab.config import BadInput, Hub
+from fmlora_lab.files import write_atomically
+
+SPLIT_BY_CONTENT = "fmlora-lab/imagenet-r/"
+ROLES = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is, what its columns are called, and what must come out of it."""
+
+    repository: str
+    revision: str | None
+    """The pinned commit; None where it is to be pinned at the first download, which prints it."""
+    image: str
+    label: str
+    classes: int
+    counts: dict[str, int]
+    """Images for training and for testing."""
+    gigabytes: float
+    """Size of the download, about; unpacked it takes as much again."""
+    domain: str | None = None
+
+
+DATASETS = {
+    "cifar100": Source(
+        "uoft-cs/cifar100",
+        "aadb3af77e9048adbea6b47c21a81e47dd092ae5",
+        "img",
+        "fine_label",
+        100,
+        {"train": 50_000, "test": 10_000},
+        0.2,
+    ),
+    "imagenet-r": Source(
+        "axiong/imagenet-r", None, "image", "wnid", 200, {"train": 24_000, "test": 6_000}, 2.2
+    ),
+    "cub-200": Source(
+        "bentrevett/caltech-ucsd-birds-200-2011",
+        None,
+        "image",
+        "label",
+        200,
+        {"train": 5_994, "test": 5_794},
+        1.2,
+    ),
+    "domainnet": Source(
+        "wltjr1007/DomainNet",
+        "ee20570ae7a29c51571e55a9a17983f7625295d6",
+        "image",
+        "label",
+        345,
+        {"train": 409_832, "test": 176_743},
+        18.5,
+        domain="domain",
+    ),
+}
+
+
+def load_hub(settings: Hub, image_size: int, order_seed: int, data_seed: int) -> Stream:
+    """The stream of a hub dataset, its images square at `image_size`.
+
+    BadInput if it is not here and cannot be had, or is not what it should be.
+    """
+    source = DATASETS[settings.dataset]
+    by_domain = settings.scenario == "domain-incremental"
+    if by_domain and not source.domain:
+        raise BadInput(
+            f"benchmark.scenario is 'domain-incremental', but {settings.dataset} has no domains; "
+            "domainnet has"
+        )
+    root = unpacked(settings.dataset, settings.data)
+    domains = sorted(path.name for path in root.iterdir() if path.is_dir())
+    names = tuple(sorted({path.name for path in root.glob("*/*/*") if path.is_dir()}))
+    caps = {"train": settings.train_images, "test": settings.test_images}
+
+    def chosen(domain: str, role: str) -> list[list[Path]]:
+        found = []
+        for name in names:
+            folder = root / domain / role / name
+            files = images_in(folder, 0) if folder.is_dir() else []
+            found.append(draw(files, caps[role], purpose_generator(data_seed, role, domain, name)))
+        return found
+
+    groups: Chosen = {f"{d}/{role}": chosen(d, role) for d in domains for role in ROLES}
+    if by_domain:
+        images, fingerprint = read(root, groups, names, image_size)
+        tasks = [(d, images[f"{d}/train"], images[f"{d}/test"]) for d in domains]
+        return domain_incremental(settings.dataset, tasks, names, order_seed, fingerprint)
+    check_tasks(settings.tasks, len(names))
+    together: Chosen = {role: [] for role in ROLES}
+    for role in ROLES:
+        for k in range(len(names)):
+            together[role].append([file for d in domains for file in groups[f"{d}/{role}"][k]])
+    images, fingerprint = read(root, together, names, image_size)
+    return class_incremental(
+        settings.dataset,
+        images["train"],
+        images["test"],
+        names,
+        settings.tasks,
+        order_seed,
+        fingerprint,
+    )
+
+
+def unpacked(name: str, mirror: Path | None = None) -> Path:
+    """The folder `<domain>/{train,test}/<class>/` of a dataset, made if it is not there.
+
+    `mirror` is a folder with the repository's parquet files. What was unpacked before an
+    interruption is kept. BadInput names what is wrong: no library, no hub, other counts.
+    """
+    root = place(name, mirror)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        if not (root / "complete.json").exists():
+            note = _unpack(DATASETS[name], name, mirror, root)
+            text = json.dumps(note, indent=1).encode()
+            write_atomically(root / "complete.json", lambda file: file.write(text))
+    return root
+
+
+def place(name: str, mirror: Path | None = None) -> Path:
+    """Where a dataset is unpacked; a mirror has a place of its own for what it holds now."""
+    if mirror is None:
+        version = DATASETS[name].revision or "unpinned"
+    else:
+        files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in _parquet(mirror)]
+        version = hashlib.sha256(repr([str(mirror.resolve()), files]).encode()).hexdigest()
+    return cache_dir() / "hub" / f"{name}-{version[:12]}"
+
+
+def is_here(name: str, mirror: Path | None = None) -> dict[str, Any] | None:
+    """What is known of an unpacked dataset (counts, fingerprint, revision); None if it is not."""
+    note = place(name, mirror) / "complete.json"
+    return json.loads(note.read_text("utf-8")) if note.exists() else None
+
+
+def _unpack(source: Source, name: str, mirror: Path | None, root: Path) -> dict[str, Any]:
+    splits, revision = _splits(source, name, mirror)
+    roles, total = _roles(source, splits), sum(map(len, splits.values()))
+    counts, classes, digests = dict.fromkeys(ROLES, 0), set(), []
+    bar = tqdm(total=total, desc=f"unpacking {name}", unit="image", delay=2)
+    for split, row, key in _rows(splits):
+        image, content = row[source.image], row[source.image]["bytes"]
+        role, label = roles[key], _said(splits[split], source.label, row)
+        domain = _said(splits[split], source.domain, row) if source.domain else "all"
+        suffix = Path(image.get("path") or "").suffix or ".img"
+        digest = hashlib.sha256(content).hexdigest()
+        file = root / domain / role / label / f"{split}-{key[1]:07d}{suffix}"
+        if not (file.exists() and file.stat().st_size == len(content)):
+            write_atomically(file, lambda out, content=content: out.write(content))
+        counts[role] += 1
+        classes.add(label)
+        digests.append(f"{domain}/{role}/{label}/{digest}")
+        bar.update()
+    bar.close()
+    for role in ROLES:
+        if counts[role] != source.counts[role]:
+            raise BadInput(
+                f"{name} has {counts[role]:,} images for {role}; expected are "
+                f"{source.counts[role]:,}"
+            )
+    if len(classes) != source.classes:
+        raise BadInput(f"{name} has {len(classes)} classes; expected are {source.classes}")
+    whole = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    return {"dataset": name, "revision": revision, "counts": counts, "fingerprint": whole}
+
+
+def _splits(source: Source, name: str, mirror: Path | None) -> tuple[dict[str, Any], str]:
+    """The hub's splits by name, images as bytes, and the revision they are of."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise BadInput(
+            f"{name} comes through the datasets library: pip install 'fmlora-lab[hub]'"
+        ) from error
+    try:
+        if mirror is not None:
+            files: dict[str, list[str]] = {}
+            for path in _parquet(mirror):
+                files.setdefault(path.name.partition("-")[0], []).append(str(path))
+            loaded = datasets.load_dataset("parquet", data_files=files)
+            revision = "mirror"
+        else:
+            from huggingface_hub import dataset_info
+
+            revision = source.revision or dataset_info(source.repository).sha
+            loaded = datasets.load_dataset(source.repository, revision=revision)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever the hub's client raises without a network
+        raise BadInput(
+            f"{name} ({source.repository}) cannot be had from the hub ({type(error).__name__}); "
+            f"`fmlora-lab data get {name}` fetches it where there is a network, --data DIR takes a "
+            "folder with its parquet files"
+        ) from error
+    as_bytes = datasets.Image(decode=False)
+    return {split: of.cast_column(source.image, as_bytes) for split, of in loaded.items()}, revision
+
+
+def _parquet(mirror: Path) -> list[Path]:
+    found = sorted(mirror.rglob("*.parquet"))
+    if not found:
+        raise BadInput(f"there are no parquet files in {mirror}")
+    return found
+
+
+def _rows(splits: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple[str, int]]]:
+    for split, rows in splits.items():
+        for number, row in enumerate(rows):
+            yield split, row, (split, number)
+
+
+def _roles(source: Source, splits: dict[str, Any]) -> dict[tuple[str, int], str]:
+    """`train` or `test` for every row, by the hub's splits or, where there is one, by content."""
+    if set(ROLES) <= set(splits):
+        return {key: key[0] for _, _, key in _rows(splits)}
+    marks = []
+    for _, row, key in _rows(splits):
+        content = SPLIT_BY_CONTENT.encode() + row[source.image]["bytes"]
+        marks.append((hashlib.sha256(content).hexdigest(), key))
+    marks.sort()
+    test = source.counts["test"]
+    return {key: "test" if place < test else "train" for place, (_, key) in enumerate(marks)}
+
+
+def _said(rows: Any, column: str, row: dict[str, Any]) -> str:
+    """A label as the name of a folder."""
+    value, feature = row[column], rows.features[column]
+    name = feature.int2str(value) if hasattr(feature, "int2str") else str(value)
+    return name.replace(os.sep, "_").strip() or "_"
+
+
+def free_gigabytes() -> float:
+    """Free space where datasets are unpacked."""
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free / 1e9

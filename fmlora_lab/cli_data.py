@@ -1,0 +1,55 @@
+"""`fmlora-lab data`: the real benchmarks, what they need, and getting them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmlora_lab.config import BadInput
+
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Mirror = Annotated[
+    Path | None, typer.Option("--data", help="A folder with the dataset's parquet files.")
+]
+
+
+@data_app.command("list")
+def list_datasets() -> None:
+    """One line a dataset: where it comes from, how large it is, whether it is here."""
+    from fmlora_lab.benchmarks.hub import DATASETS, is_here
+
+    for name, source in DATASETS.items():
+        images = f"{source.counts['train']:,} + {source.counts['test']:,}"
+        here = "here" if is_here(name) else "not here"
+        print(
+            f"{name:<11} {source.repository:<40} {source.classes:>3} classes  {images:>17} images  "
+            f"about {source.gigabytes:g} GB  {here}"
+        )
+
+
+@data_app.command("get")
+def get_dataset(
+    name: Annotated[str, typer.Argument(help="A dataset by name; `data list` has them.")],
+    data: Mirror = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Download a dataset, unpack it into the cache, and check that it is what it should be."""
+    from fmlora_lab.benchmarks.hub import DATASETS, free_gigabytes, is_here, unpacked
+
+    if name not in DATASETS:
+        raise BadInput(f"dataset is {name!r}; allowed: {', '.join(DATASETS)}")
+    source = DATASETS[name]
+    if not is_here(name, data):
+        needed = source.gigabytes * (1 if data else 2)
+        free = free_gigabytes()
+        print(f"{name}: about {source.gigabytes:g} GB to download, {needed:g} GB on disk")
+        print(f"free: {free:.1f} GB")
+        if free < needed:
+            raise BadInput(f"{name} needs about {needed:g} GB on disk; {free:.1f} GB are free")
+        if not yes and not typer.confirm("Go on?"):
+            raise typer.Exit(1)
+    folder = unpacked(name, data)
+    note = is_here(name, data)
+    print(f"{folder}: {note['counts']['train']:,} + {note['counts']['test']:,} images")
+    print(f"revision {note['revision']}, fingerprint {note['fingerprint'][:16]}")
