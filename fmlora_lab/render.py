@@ -1,12 +1,14 @@
-"""Notebooks to executed copies, figures and tables under `figures/`. Nothing here imports torch.
+"""Notebooks to executed copies, figures and tables under `figures/`.
 
 A notebook of the lab has one cell tagged `parameters`; among them `runs_dir` and `figures_dir`,
-through which it is told where runs are kept and where its results go.
+through which it is told where runs are kept and where its results go. Importing this brings no
+torch; saying which runs notebooks will need does.
 """
 
+import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +43,34 @@ def render(
     runs_dir: Path | str | None = None,
     figures_dir: Path | str = Path("figures"),
     notebooks_dir: Path | str = Path("notebooks"),
+    missing_only: bool = False,
+    fresh: bool = False,
 ) -> int:
     """Execute notebooks, one after another; returns how many failed.
 
     `names` are file stems with or without their number, or `all`. The executed copy of
     `00_quickstart` goes to `<figures_dir>/quickstart/`, with what it publishes; that of a
-    notebook that fails holds its traceback. Raises BadInput, before anything is executed, for
-    an unknown notebook or a parameter that a notebook does not have.
+    notebook that fails holds its traceback. What runs they need, and how long those will take, is
+    said first. Of several notebooks each takes the parameters that it has. `missing_only` leaves
+    out what was rendered before with the same parameters; `fresh` computes runs that came with the
+    lab too. Raises BadInput, before anything is executed, for an unknown notebook, a parameter that
+    none of them has, or a value that one does not take.
     """
-    planned = []
-    for path in find(names, notebooks_dir):
+    if fresh:
+        os.environ["FMLORA_FRESH"] = "1"  # for the notebooks' processes
+    planned, paths = [], find(names, notebooks_dir)
+    _check(paths, [*parameters, *(["runs_dir"] if runs_dir is not None else [])])
+    for path in paths:
         folder = Path(figures_dir).absolute() / short_name(path)
-        planned.append((path, folder, _fill(path, parameters, runs_dir, folder)))
+        filled = _fill(path, parameters, runs_dir, folder)
+        if missing_only and _rendered(folder / path.name, filled):
+            print(f"{path} was rendered before; left as it is", file=sys.stderr)
+        else:
+            planned.append((path, folder, filled))
+    print(_plan(planned), file=sys.stderr)
     failures = 0
-    for path, folder, filled in planned:
-        print(f"rendering {path}", file=sys.stderr)
+    for number, (path, folder, filled) in enumerate(planned, 1):
+        print(f"rendering {path} ({number} of {len(planned)})", file=sys.stderr)
         notebook, error = _papermill(
             path, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr
         )
@@ -66,6 +81,51 @@ def render(
     return failures
 
 
+def _plan(planned: Sequence[tuple[Path, Path, Mapping[str, Any]]]) -> str:
+    """Which runs the notebooks need, a line a notebook: stored, to compute, and about how long."""
+    from fmlora_lab.runs.run import find_stored  # here, since these bring torch
+    from fmlora_lab.runs.store import use_shipped
+    from fmlora_lab.studies import Study, plan
+    from fmlora_lab.studies.estimate import Estimator, said
+
+    lines, counted, everything = [], set(), [0, 0, 0.0]
+    estimator = None
+    for path, _, filled in planned:
+        name = short_name(path)
+        if name not in Study.known:
+            continue
+        asked = {key: filled[key] for key in ("profile", "methods", "seeds") if key in filled}
+        runs_dir = filled.get("runs_dir")
+        estimator = estimator or Estimator(runs_dir)
+        configs = {
+            cell.config.model_dump_json(): cell.config for cell in plan(name, **asked).cells()
+        }
+        new = {text: c for text, c in configs.items() if text not in counted}
+        counted |= new.keys()
+        missing = [c for c in new.values() if not find_stored(c, runs_dir, use_shipped())]
+        seconds = estimator.total(missing)
+        numbers = (len(new) - len(missing), len(missing), seconds)
+        everything = [a + b for a, b in zip(everything, numbers, strict=True)]
+        about = f"about {said(seconds)}" if missing else ""
+        lines.append(f"{name:<20} {numbers[0]:>6} {numbers[1]:>11}   {about}")
+    if not lines:
+        return ""
+    stored, missing, seconds = everything
+    total = f"{'all':<20} {stored:>6} {missing:>11}   "
+    total += f"about {said(seconds)}, one after another" if missing else ""
+    head = f"{'runs':<20} stored  to compute   (each counted where it is first needed)"
+    return "\n".join([head, *lines, *([total] if len(lines) > 1 else [])])
+
+
+def _rendered(copy: Path, filled: Mapping[str, Any]) -> bool:
+    """Whether this executed copy came to its end with these parameters."""
+    if not copy.exists():
+        return False
+    notebook = nbformat.read(copy, 4)
+    done = notebook.metadata.get("papermill", {}).get("parameters") == dict(filled)
+    return done and not _failed(notebook)
+
+
 def prepare(
     names: Sequence[str],
     parameters: Mapping[str, Any],
@@ -73,8 +133,9 @@ def prepare(
     notebooks_dir: Path | str = Path("notebooks"),
 ) -> list[Path]:
     """Write copies of notebooks with their parameters filled in, and execute nothing."""
-    copies = []
-    for path in find(names, notebooks_dir):
+    copies, paths = [], find(names, notebooks_dir)
+    _check(paths, parameters)
+    for path in paths:
         filled = _fill(path, parameters, None, Path("figures", short_name(path)))
         notebook, _ = _papermill(path, filled, prepare_only=True)
         copies.append(_write(notebook, Path(into) / path.name))
@@ -93,16 +154,23 @@ def closing_lines(folder: Path | str) -> str:
 
 
 def find(names: Sequence[str], notebooks_dir: Path | str = Path("notebooks")) -> list[Path]:
-    """The notebooks that `names` name, in the order of their numbers where it is `all`."""
+    """The notebooks that `names` name; for `all`, those that take parameters, by their numbers.
+
+    A lesson takes none: it is there to be worked through and leaves no results.
+    """
     known = sorted(Path(notebooks_dir).glob("*.ipynb"))
     by_name = {name: path for path in known for name in (short_name(path), path.stem, path.name)}
     if list(names) == ["all"] and known:
-        return known
+        return [path for path in known if _takes_parameters(path)]
     for name in names:
         if Path(name).name not in by_name:
             listed = ", ".join(path.stem for path in known) or f"none in {notebooks_dir}"
             raise BadInput(f"there is no notebook {name!r}; known: {listed}")
     return [by_name[Path(name).name] for name in names]
+
+
+def _takes_parameters(path: Path) -> bool:
+    return any("parameters" in cell.metadata.get("tags", []) for cell in _read(path).cells)
 
 
 def short_name(path: Path | str) -> str:
@@ -112,19 +180,28 @@ def short_name(path: Path | str) -> str:
     return rest if number.isdigit() and rest else stem
 
 
+def _check(paths: Sequence[Path], parameters: Iterable[str]) -> None:
+    """BadInput for a parameter that none of these notebooks has."""
+    known = dict.fromkeys(
+        name for path in paths for name in papermill.inspect_notebook(_read(path))
+    )
+    for name in parameters:
+        if name not in known:
+            said = ", ".join(path.name for path in paths)
+            listed = ", ".join(known) or "none"
+            raise BadInput(f"{said} has no parameter {name!r}; known: {listed}")
+
+
 def _fill(
     path: Path, parameters: Mapping[str, Any], runs_dir: Path | str | None, folder: Path
 ) -> dict[str, Any]:
-    """All parameters of a notebook that differ from its defaults, checked against its own."""
-    known = papermill.inspect_notebook(_read(path))
-    filled = dict(parameters)
+    """All parameters of a notebook that differ from its defaults: those given that it has, where
+    its results go, and that nobody sits before it."""
+    given = {"figures_dir": str(folder), "static": True, **parameters}
     if runs_dir is not None:
-        filled["runs_dir"] = str(Path(runs_dir).absolute())
-    for name in filled:
-        if name not in known:
-            listed = ", ".join(known) or "it has none"
-            raise BadInput(f"{path.name} has no parameter {name!r}; known: {listed}")
-    return {"figures_dir": str(folder), **filled} if "figures_dir" in known else filled
+        given["runs_dir"] = str(Path(runs_dir).absolute())
+    known = papermill.inspect_notebook(_read(path))
+    return {name: value for name, value in given.items() if name in known}
 
 
 def _papermill(

@@ -1,6 +1,10 @@
 """Rendering: what is unknown is refused beforehand, what fails leaves its traceback."""
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
 
 import nbformat
@@ -8,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.render import closing_lines, prepare, render, short_name
+from fmlora_lab.render import closing_lines, find, prepare, render, short_name
 
 PARAMETERS = "word = 'default'\nruns_dir = None\nfigures_dir = '.'"
 PUBLISH = """
@@ -53,9 +57,30 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_of_several_notebooks_each_takes_the_parameters_it_has(notebooks, tmp_path):
+    other = nbformat.read(notebooks / "00_good.ipynb", 4)
+    other.cells[0].source = "static = False\nfigures_dir = '.'"
+    nbformat.write(other, notebooks / "40_page.ipynb")
+    good, page = prepare(["good", "page"], {"word": "given"}, tmp_path / "copies", notebooks)
+    assert 'word = "given"' in good.read_text().replace("\\", "")
+    assert "static" not in good.read_text()
+    assert "static = True" in page.read_text() and "given" not in page.read_text()
+    with pytest.raises(BadInput, match=r"00_good.ipynb, 40_page.ipynb has no parameter 'wrod'"):
+        prepare(["good", "page"], {"wrod": 1}, tmp_path / "none", notebooks)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("name", ["good", "00_good", "00_good.ipynb", "notebooks/00_good.ipynb"])
 def test_a_notebook_goes_by_any_of_its_names(notebooks, tmp_path, name):
     assert [p.name for p in prepare([name], {}, tmp_path, notebooks)] == ["00_good.ipynb"]
+
+
+def test_all_leaves_out_lessons_which_take_no_parameters(notebooks, tmp_path):
+    lesson = new_notebook(cells=[new_code_cell("1 + 1")])
+    nbformat.write(lesson, notebooks / "11_lesson.ipynb")
+    named = ["00_good", "10_bad", "15_dead", "20_good_too"]
+    assert [path.stem for path in find(["all"], notebooks)] == named
+    assert [path.stem for path in find(["lesson"], notebooks)] == ["11_lesson"]
 
 
 def test_short_names():
@@ -110,3 +135,88 @@ def test_a_prepared_copy_has_its_parameters_and_no_outputs(notebooks, tmp_path):
     assert len(injected) == 1 and 'word = "smoke"' in injected[0].source
     assert str(tmp_path) not in copy.read_text() and "'default'" not in str(notebook.metadata)
     assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+STUDY = """
+from fmlora_lab.studies import plan
+from fmlora_lab.studies.publish import publish
+
+study = plan("stream_length", profile, methods, seeds)
+found = study.run(runs_dir)
+_ = publish(study, found, figures_dir)
+"""
+ASKED = {"profile": "smoke", "methods": ["linear-probe", "prototypes"]}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder with one notebook of a study, and where its runs and figures go."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    parameters = new_code_cell(
+        'profile = "demo"\nmethods = None\nseeds = None\nruns_dir = None\nfigures_dir = "."'
+    )
+    parameters.metadata["tags"] = ["parameters"]
+    notebook = new_notebook(cells=[parameters, new_code_cell(STUDY)])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = kernel
+    nbformat.write(notebook, folder / "22_stream_length.ipynb")
+    return folder, tmp_path / "runs", tmp_path / "figures"
+
+
+def test_what_will_be_computed_is_said_before_and_what_was_rendered_can_be_left(study, capfd):
+    folder, runs_dir, figures = study
+    assert render(["stream_length"], ASKED, runs_dir, figures, folder) == 0
+    assert re.search(r"stream_length +0 +4 +about \d+ s", capfd.readouterr().err)
+    copy = figures / "stream_length" / "22_stream_length.ipynb"
+    first = (copy.read_bytes(), (figures / "stream_length" / "runs.csv").read_bytes())
+
+    assert render(["all"], ASKED, runs_dir, figures, folder, missing_only=True) == 0
+    assert "was rendered before; left as it is" in capfd.readouterr().err
+    assert copy.read_bytes() == first[0]
+
+    assert render(["all"], ASKED, runs_dir, figures, folder) == 0
+    assert re.search(r"stream_length +4 +0", capfd.readouterr().err)
+    assert (figures / "stream_length" / "runs.csv").read_bytes() == first[1]
+
+    other = {**ASKED, "seeds": [1]}
+    assert render(["all"], other, runs_dir, figures, folder, missing_only=True) == 0
+    assert re.search(r"stream_length +0 +4", capfd.readouterr().err)
+
+
+def test_a_value_that_a_study_does_not_take_is_refused_before_anything_is_executed(study):
+    folder, runs_dir, figures = study
+    with pytest.raises(BadInput, match="methods has 'ewc'; allowed here"):
+        render(["all"], {"methods": ["ewc"]}, runs_dir, figures, folder)
+    assert not figures.exists()
+
+
+def test_a_killed_rendering_is_finished_by_a_second_call(study):
+    folder, runs_dir, figures = study
+    words = [
+        "render",
+        "all",
+        "-p",
+        "profile",
+        "smoke",
+        "-p",
+        "methods",
+        json.dumps(ASKED["methods"]),
+    ]
+    places = ["--runs-dir", runs_dir, "--figures-dir", figures, "--notebooks-dir", folder]
+    command = [sys.executable, "-m", "fmlora_lab", *words, *map(str, places)]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    for _ in started.stderr:  # until the first run is there
+        if list(runs_dir.glob("*/result.json")):
+            break
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    done = {path.parent.name: path.stat().st_mtime_ns for path in runs_dir.glob("*/result.json")}
+    assert 1 <= len(done) < 4 and not (figures / "stream_length").exists()
+
+    subprocess.run([*command, "--missing-only"], check=True, capture_output=True)
+    assert (figures / "stream_length" / "provenance.json").exists()
+    finished = {
+        path.parent.name: path.stat().st_mtime_ns for path in runs_dir.glob("*/result.json")
+    }
+    assert len(finished) == 4 and done.items() <= finished.items()  # what was done was kept

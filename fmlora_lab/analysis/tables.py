@@ -20,19 +20,20 @@ from fmlora_lab.runs.store import Run
 
 TITLES = {
     "fm-lora": "FM-LoRA",
-    "lora": "sequential LoRA",
     "sd-lora": "SD-LoRA",
     "inflora": "InfLoRA",
-    "l2p": "L2P",
-    "dualprompt": "DualPrompt",
-    "coda-prompt": "CODA-Prompt",
+    "lora": "sequential LoRA",
     "hide-prompt": "HiDe-Prompt",
+    "coda-prompt": "CODA-Prompt",
+    "dualprompt": "DualPrompt",
+    "l2p": "L2P",
     "full": "full fine-tuning",
     "linear-probe": "linear probe",
     "prototypes": "nearest class mean",
     "joint": "joint training",
 }
-"""A method's name for readers; a method that is not here goes by its own name."""
+"""A method's name for readers, in the order of a table's rows; a method that is not here goes by
+its own name."""
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
 SEEDS = ("seed", "order_seed", "data_seed")

@@ -1,0 +1,207 @@
+"""Where tasks write: overlaps, principal angles and spans of their updates, from their factors.
+
+An update ΔW = U Vᵀ is never formed: with QR decompositions of U and V everything below is algebra
+in their few columns. All in float64.
+
+    overlap     ⟨ΔW_i, ΔW_j⟩_F / (‖ΔW_i‖ ‖ΔW_j‖)
+    cosines     singular values of Q_iᵀ Q_j, Q an orthonormal basis of a column space
+    share       ‖A Aᵀ ΔW B Bᵀ‖² / ‖ΔW‖²
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmlora_lab.config import BadInput
+from fmlora_lab.runs.store import Arrays, Run
+
+Array = NDArray[np.float64]
+Update = tuple[Array, Array]
+"""U (d_out, k) and V (d_in, k)."""
+Item = TypeVar("Item")
+TINY = 1e-6
+"""Directions with a singular value below this share of the largest are no directions."""
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+"""A block's sites in the order of the model."""
+
+
+def updates(run: Run) -> list[dict[str, Update]]:
+    """What each task added to the weights, by site: ΔW_t = U Vᵀ.
+
+    FM-LoRA: U = A own_core, V = B. LoRA, InfLoRA: the task's U and V. SD-LoRA: the task's own
+    direction at the magnitude that it ended the task with; later tasks go on changing it, so that
+    the sum of these is not what the run ended with. BadInput for a method without such updates,
+    and for a run that came with the lab without its factors.
+    """
+    method = run.config["method"]["name"]
+    if method not in ("fm-lora", "lora", "sd-lora", "inflora"):
+        raise BadInput(f"{method} records no low-rank updates; fm-lora, lora, sd-lora, inflora do")
+    if run.shipped:
+        raise BadInput(f"run {run.id} came with the lab without its trained factors")
+    tasks = [run.task(t) for t in range(run.result["task_files"])]
+    if method == "fm-lora":
+        return [_in_bases(tasks[0], task["own_core"]) for task in tasks]
+    return [_scaled(task) for task in tasks]
+
+
+def inner(u: Update, w: Update) -> float:
+    """⟨U_u V_uᵀ, U_w V_wᵀ⟩_F = Σ (U_uᵀ U_w) ∘ (V_uᵀ V_w)."""
+    return float(((u[0].T @ w[0]) * (u[1].T @ w[1])).sum())
+
+
+def norm(u: Update) -> float:
+    """‖U Vᵀ‖_F."""
+    return float(np.sqrt(max(inner(u, u), 0.0)))
+
+
+def unit(u: Update) -> Update:
+    """The update divided by its norm; one that is zero stays zero."""
+    return u[0] / (norm(u) or 1.0), u[1]
+
+
+def overlap(u: Update, w: Update) -> float:
+    """⟨ΔW_u, ΔW_w⟩_F / (‖ΔW_u‖ ‖ΔW_w‖), 0 where one of them is zero."""
+    return inner(unit(u), unit(w))
+
+
+def overlaps(of: list[dict[str, Update]]) -> dict[str, Array]:
+    """The overlap of every two tasks (N, N), by site."""
+    return {site: _pairs([unit(task[site]) for task in of], inner) for site in of[0]}
+
+
+def column_space(X: Array) -> Array:
+    """An orthonormal basis (d, k') of the directions in X (d, k)."""
+    left, sigma, _ = np.linalg.svd(X, full_matrices=False)
+    return left[:, kept(sigma)]
+
+
+def kept(sigma: Array) -> NDArray[np.bool_]:
+    """Which singular values (falling) count as directions."""
+    return sigma > TINY * sigma[:1]
+
+
+def spaces(u: Update) -> Update:
+    """Orthonormal bases of the column space and of the row space of U Vᵀ."""
+    Qu, Ru = np.linalg.qr(u[0])
+    Qv, Rv = np.linalg.qr(u[1])
+    left, sigma, rightT = np.linalg.svd(Ru @ Rv.T)
+    return Qu @ left[:, kept(sigma)], Qv @ rightT.T[:, kept(sigma)]
+
+
+def cosines(P: Array, Q: Array) -> Array:
+    """Cosines of the principal angles of the spans of orthonormal P (d, p) and Q (d, q), falling;
+    min(p, q) of them."""
+    return np.linalg.svd(P.T @ Q, compute_uv=False).clip(0, 1)
+
+
+def principal_cosines(X: Array, Y: Array) -> Array:
+    """Cosines of the principal angles between the column spaces of X and Y, falling."""
+    return cosines(column_space(X), column_space(Y))
+
+
+def share_in_span(u: Update, A: Array, B: Array) -> float:
+    """‖A Aᵀ ΔW B Bᵀ‖² / ‖ΔW‖² for orthonormal A and B; 0 for no update."""
+    return norm(_projected(unit(u), A, B)) ** 2
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Every two tasks' relation, averaged over sites, and each task's size; lists, ready for JSON.
+
+    `overlap` is signed, `collision` its absolute value; `output_cosine` and `input_cosine` are
+    means of the principal cosines; `norms` are over all sites; `by_site` has each site's overlap.
+    """
+    of = updates(run)
+    by_site = overlaps(of)
+    every = np.stack(list(by_site.values()))
+    bases = {site: [spaces(task[site]) for task in of] for site in by_site}
+    outputs, inputs = (
+        np.mean([_pairs([b[side] for b in of_site], _alike) for of_site in bases.values()], axis=0)
+        for side in (0, 1)
+    )
+    return {
+        "overlap": every.mean(0).tolist(),
+        "collision": np.abs(every).mean(0).tolist(),
+        "output_cosine": outputs.tolist(),
+        "input_cosine": inputs.tolist(),
+        "norms": np.sqrt([sum(norm(u) ** 2 for u in task.values()) for task in of]).tolist(),
+        "by_site": {site: table.round(6).tolist() for site, table in by_site.items()},
+    }
+
+
+def span(free: Run, based: Run) -> list[float]:
+    """Share of each task's update in `free` that lies in the bases of the FM-LoRA run `based`: of
+    the energy ‖ΔW‖² of all sites together."""
+    bases = _bases(based.task(0))
+    shares = []
+    for task in updates(free):
+        whole = sum(norm(u) ** 2 for u in task.values())
+        inside = sum(norm(_projected(u, *bases[site])) ** 2 for site, u in task.items())
+        shares.append(inside / whole if whole else 0.0)
+    return shares
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """`measure`, computed once and kept with the run."""
+    return run.derived("subspaces", lambda: measure(run))
+
+
+def measured_span(free: Run, based: Run) -> list[float]:
+    """`span`, computed once and kept with `free`."""
+    return free.derived(f"span-{based.id}", lambda: {"share": span(free, based)})["share"]
+
+
+def _sites(record: Arrays, factor: str) -> list[str]:
+    """The sites that have this factor, in the order of the model: a stored record's names come
+    back sorted, while its stacked arrays count sites as the model does."""
+
+    def place(site: str) -> tuple[int, int]:
+        _, block, layer = site.split(".", 2)
+        return int(block), LAYERS.index(layer)
+
+    return sorted((name[2:] for name in record if name.startswith(f"{factor}.")), key=place)
+
+
+def _bases(first: Arrays) -> dict[str, Update]:
+    """FM-LoRA's A (d_out, R) and B (d_in, R) by site, of its first task's record."""
+    sites = _sites(first, "A")
+    return {s: (first[f"A.{s}"].astype(float), first[f"B.{s}"].astype(float)) for s in sites}
+
+
+def _in_bases(first: Arrays, cores: NDArray) -> dict[str, Update]:
+    """A C Bᵀ by site, for cores C (S, R, R)."""
+    bases = _bases(first).items()
+    return {s: (A @ C, B) for (s, (A, B)), C in zip(bases, cores.astype(float), strict=True)}
+
+
+def _scaled(task: Arrays) -> dict[str, Update]:
+    """The task's U and V by site; of SD-LoRA each weight's columns times its own α, or times the
+    one α of all. A site may hold several weights side by side (q, k and v), all equally wide."""
+    sites = _sites(task, "U")
+    alpha = task["alpha"][:, -1].astype(float) if "alpha" in task else np.ones(1)
+    ends = np.cumsum([task[f"U.{s}"].shape[1] for s in sites])
+    by_site = np.split(alpha.repeat(ends[-1] // len(alpha)), ends[:-1])
+    return {
+        s: (task[f"U.{s}"] * scale, task[f"V.{s}"].astype(float))
+        for s, scale in zip(sites, by_site, strict=True)
+    }
+
+
+def _projected(u: Update, A: Array, B: Array) -> Update:
+    """Aᵀ ΔW B, as factors."""
+    return A.T @ u[0], B.T @ u[1]
+
+
+def _alike(P: Array, Q: Array) -> float:
+    """Mean principal cosine of two orthonormal bases; 0 where one is empty."""
+    found = cosines(P, Q)
+    return float(found.mean()) if found.size else 0.0
+
+
+def _pairs(of: list[Item], relation: Callable[[Item, Item], float]) -> Array:
+    """A symmetric relation of every two (N, N)."""
+    table = np.zeros((len(of), len(of)))
+    for i, j in zip(*np.triu_indices(len(of)), strict=True):
+        table[i, j] = table[j, i] = relation(of[i], of[j])
+    return table

@@ -1,0 +1,141 @@
+"""The rank selector's probabilities at settings that move, and what its choices cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from fmlora_lab.analysis.choices import Choices
+from fmlora_lab.plots.kept import Kept
+from fmlora_lab.plots.sheet import MARK, SMALL, TEXT
+from fmlora_lab.plots.style import INK
+
+GRID = 120
+"""Points of a curve."""
+
+
+class Choosing(Kept):
+    """Of one run: its `choices`, and its accuracy at smaller ranks (`ahead.truncated`) or, as a
+    text, why there is none. Complexity is drawn up to `highest`."""
+
+    def __init__(self, choices: Choices, smaller: Mapping[str, Any] | str, highest: float):
+        super().__init__(4.65)
+        self.choices, self.smaller = choices, smaller
+        self.n, count = len(choices.H), len(choices.candidates)
+        self.shades = mpl.colormaps["cividis"](np.linspace(0, 0.92, count))
+        self.H = np.linspace(0, highest, GRID)
+        self._add_bars(self.place(0.55, 2.72, 3.75, 1.45))
+        self._add_smaller(self.place(0.55, 0.85, 3.75, 1.45))
+        self._add_curves(self.place(4.85, 0.85, 2.2, 3.32), highest)
+        self._add_legend()
+        self.said = self.headline(self.figure.axes[0])
+
+    def show(self, H: float, form: str, tau: float, cost: float) -> None:
+        """p(r | T_t) of every task, and of one more of complexity H, at these settings."""
+        choices = self.choices
+        own = choices.probabilities(form, tau, cost)
+        p = np.concatenate([own, choices.at([H], form, tau, cost)])
+        winners, ends = p.argmax(1), p.cumsum(1)
+        for k, bars in enumerate(self.bars):
+            for bar, height, end in zip(bars, p[:, k], ends[:, k], strict=True):
+                bar.set(y=end - height, height=height)
+        rows = np.arange(len(p))
+        middle = ends[rows, winners] - p[rows, winners] / 2
+        self.winners.set_data(self.places, middle)
+        curves = choices.at(self.H, form, tau, cost)
+        for line, values in zip(self.curves, curves.T, strict=True):
+            line.set_data(self.H, values)
+        self.tasks.set_data(choices.H, own.max(1))
+        self.now.set_xdata([H, H])
+        self._mark(choices.candidates[winners[:-1]])
+        best = int(winners[-1])
+        tail = "" if form == "paper" else f", λ = {cost:.2f}"
+        self.said.set_text(
+            f"The {'paper’s' if form == 'paper' else form} form, τ = {tau:.2f}{tail}: at "
+            f"H = {H:.2f} rank {choices.candidates[best]} wins with {100 * p[-1, best]:.0f}%"
+        )
+
+    def _mark(self, ranks: np.ndarray) -> None:
+        """Ring the accuracies at these ranks (N,), where the task had that rank to be cut from."""
+        if isinstance(self.smaller, str):
+            return
+        known = self.smaller["ranks"]
+        found = [
+            (t + 1 + self.shifts[known.index(r)], self.smaller["accuracy"][t][known.index(r)])
+            for t, r in enumerate(ranks)
+            if r in known and self.smaller["accuracy"][t][known.index(r)] is not None
+        ]
+        self.rings.set_data(*np.reshape(found, (-1, 2)).T)
+
+    def _add_bars(self, axis: Axes) -> None:
+        self.places = np.array([*range(1, self.n + 1), self.n + 1.6])
+        self.bars = [
+            [self.moves(bar) for bar in axis.bar(self.places, 0.0, 0.8, color=shade)]
+            for shade in self.shades
+        ]
+        dots = {"color": "black", "marker": "o", "linestyle": "none", "markersize": 4}
+        self.winners = self.moves(axis.plot([], [], **dots, markeredgecolor="white")[0])
+        axis.set(ylim=(0, 1), ylabel="p(r | T$_t$)", xlim=(0.4, self.n + 2.2))
+        axis.set_xticks(self.places, [*map(str, range(1, self.n + 1)), "slider"])
+        axis.set_title("probability of each rank", fontsize=TEXT)
+
+    def _add_smaller(self, axis: Axes) -> None:
+        axis.set(xlim=(0.4, self.n + 2.2), xlabel="task, t", ylabel="accuracy (%)")
+        axis.set_title("accuracy on the task just learned, at smaller rank", fontsize=TEXT)
+        axis.set_xticks(range(1, self.n + 1))
+        if isinstance(self.smaller, str):
+            axis.set_yticks([])
+            axis.text(0.5, 0.5, self.smaller, transform=axis.transAxes, fontsize=SMALL,
+                      ha="center", va="center", wrap=True)  # fmt: skip
+            return
+        values = np.array(self.smaller["accuracy"], float)
+        axis.set_ylim(max(0.0, np.nanmin(values) - 4), min(103.0, np.nanmax(values) + 4))
+        self.shifts = np.linspace(-0.3, 0.3, values.shape[1])  # small ranks at the left of a task
+        places = np.arange(1, self.n + 1)[:, None] + self.shifts
+        axis.plot(places.T, values.T, color="#BBBBBB", linewidth=0.8)
+        for k, rank in enumerate(self.smaller["ranks"]):
+            axis.plot(places[:, k], values[:, k], linestyle="none", **self._look(rank))
+        ring = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
+        self.rings = self.moves(axis.plot([], [], **ring, markeredgecolor="black")[0])
+
+    def _add_curves(self, axis: Axes, highest: float) -> None:
+        widths = np.linspace(1, 2.4, len(self.shades))
+        self.curves = [
+            self.moves(axis.plot([], [], color=shade, linewidth=width)[0])
+            for shade, width in zip(self.shades, widths, strict=True)
+        ]
+        look = {"marker": "v", "markersize": 5, "color": "black"}
+        self.tasks = self.moves(axis.plot([], [], linestyle="none", **look)[0])
+        self.now = self.moves(axis.axvline(0, color=INK, linewidth=0.8))
+        axis.set(xlim=(0, highest), ylim=(0, 1), ylabel="p(r | H)")
+        axis.set_xlabel("complexity H (1: guessing)")
+        axis.set_title("probability against complexity", fontsize=TEXT)
+
+    def _look(self, rank: int) -> dict[str, Any]:
+        """A mark for a rank: the shade of its bar; ranks that are no candidates are pale."""
+        size = {"marker": "D" if rank else "x", "markersize": MARK - 1.5}
+        known = list(self.choices.candidates)
+        if rank in known:
+            return {**size, "color": self.shades[known.index(rank)]}
+        return {**size, "color": "#999999"}
+
+    def _add_legend(self) -> None:
+        named = zip(self.choices.candidates, self.shades, strict=True)
+        handles: list[Any] = [Patch(color=shade, label=f"r = {rank}") for rank, shade in named]
+        if not isinstance(self.smaller, str):
+            others = [r for r in self.smaller["ranks"] if r not in self.choices.candidates]
+            pale = {r: self._look(r) for r in others}
+            handles[:0] = [
+                Line2D([], [], linestyle="none", **look, label=f"r = {r}")
+                for r, look in pale.items()
+            ]
+        dot = {"linestyle": "none", "color": "black", "markeredgecolor": "white"}
+        handles += [
+            Line2D([], [], **dot, marker="o", label="winner, ringed below"),
+            Line2D([], [], **dot, marker="v", label="the run's tasks"),
+        ]
+        self.legend(handles, len(handles))
