@@ -1,0 +1,53 @@
+"""Which runs an explorer offers: the examples that came with the lab, and one's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ipywidgets import Dropdown, Layout
+
+from fmlora_lab.analysis.tables import TITLES, method_of
+from fmlora_lab.config import BadInput
+from fmlora_lab.plots import title_of
+from fmlora_lab.runs.store import EXAMPLES, Run, runs
+
+WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="30em")}
+
+
+def offered(runs_dir: Path | str | None, suits: Callable[[Run], bool]) -> dict[str, Run]:
+    """Runs that suit a view by their label: the examples, then one's own, each in the order of
+    the tables. BadInput if there is none."""
+    examples = runs(EXAMPLES)
+    known = {run.id for run in examples}
+    own = [run for run in runs(runs_dir) if run.id not in known]
+    found = {
+        f"{describe(run)} · {place} {run.id[:8]}": run
+        for place, part in (("example", examples), ("own", own))
+        for run in sorted(part, key=_row)
+        if suits(run)
+    }
+    if not found:
+        raise BadInput(
+            "no stored run suits this explorer; make one with `fmlora-lab run --method fm-lora`"
+        )
+    return found
+
+
+def describe(run: Run) -> str:
+    """A run in a few words."""
+    method, benchmark = run.config["method"], run.config["benchmark"]["name"]
+    drs = method.get("drs", {})
+    form = f", {drs['form']} DRS" if drs.get("enabled") else ""
+    tasks, seed = len(run.accuracy_matrix), run.config["seed"]
+    return f"{title_of(method['name'])}{form} · {benchmark}, {tasks} tasks, seed {seed}"
+
+
+def dropdown(description: str, found: dict[str, Run], first: str) -> Dropdown:
+    """A choice among runs; at the beginning the first one of method `first`, if there is one."""
+    start = next((run for run in found.values() if method_of(run) == first), None)
+    options = list(found.items())
+    return Dropdown(options=options, value=start or options[0][1], description=description, **WIDE)
+
+
+def _row(run: Run) -> int:
+    """Where a run's method stands in tables; a method that is not there comes last."""
+    return [*TITLES, method_of(run)].index(method_of(run))

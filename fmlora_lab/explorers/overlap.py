@@ -1,0 +1,113 @@
+"""Subspace overlap: do the tasks' updates write into the same directions?"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
+from matplotlib.figure import Figure
+
+from fmlora_lab.analysis.relations import WEIGHTS, Relation, related, relation
+from fmlora_lab.analysis.tables import method_of
+from fmlora_lab.explorers.choose import dropdown, offered
+from fmlora_lab.explorers.explorer import Explorer, table
+from fmlora_lab.plots import title_of
+from fmlora_lab.plots.kept import Kept
+from fmlora_lab.plots.pair import Pair, degrees_of, signed
+from fmlora_lab.runs.store import Run
+
+METHODS = ("fm-lora", "lora", "sd-lora", "inflora")
+"""The methods that record low-rank updates."""
+HINT = """in the maps, purple says that two tasks change a weight in the same sense, orange in
+opposite senses, white that they do not meet. LoRA draws new directions to read from for every task:
+large angles, a pale map. FM-LoRA's tasks share their bases (task 1 fills them, so its angles to any
+other are 0): smaller angles, stronger overlaps of both signs. Compare blocks and sites."""
+
+
+def subspace_overlap(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
+    """The explorer; with `static`, the figure that it opens with.
+
+    Offers the example runs and those in `runs_dir`. BadInput for a stored file that is damaged.
+    """
+    return explorer(runs_dir).shown(static)
+
+
+def explorer(runs_dir: Path | str | None = None) -> Explorer:
+    found = offered(runs_dir, lambda run: method_of(run) in METHODS)
+    slim = {"style": {"description_width": "initial"}, "layout": Layout(width="14em")}
+    left, right = dropdown("left", found, "fm-lora"), dropdown("right", found, "lora")
+    block = Dropdown(options=[1], description="block", **slim)
+    weight = Dropdown(options=[w.split(".")[1] for w in WEIGHTS], description="site", **slim)
+    first = IntSlider(2, 1, 3, description="first task")
+    second = IntSlider(3, 1, 3, description="second task")
+    play = Play(min=1, max=3, value=3, interval=700, repeat=True, description="through the tasks")
+    jslink((play, "value"), (second, "value"))
+
+    def adjust() -> None:
+        n = min(len(side.value.accuracy_matrix) for side in (left, right))
+        for moving in (first, second, play):
+            moving.max = n
+        names = related(left.value)
+        depth = [int(b) + 1 for b in dict.fromkeys(name.split(".")[1] for name in names)]
+        parts = [w.split(".")[1] for w in WEIGHTS if any(name.endswith(w) for name in names)]
+        for choice, options in ((block, depth), (weight, parts)):
+            if list(choice.options) != options:
+                now = choice.value
+                choice.options = options
+                choice.value = now if now in options else options[0]
+
+    controls = {"left": left, "right": right, "block": block, "weight": weight}
+    controls |= {"first": first, "second": second}
+    rows = [(left, right), (block, weight, first, second, play)]
+    return Explorer(controls, draw, rows, HINT, adjust)
+
+
+def draw(
+    left: Run, right: Run, block: int, weight: str, first: int, second: int
+) -> tuple[Kept, str]:
+    """The figure of two runs at a weight of a block (from 1), and the numbers of two tasks."""
+    name = next(f"blocks.{block - 1}.{w}" for w in WEIGHTS if w.endswith(weight))
+    of = [relation(run, name) for run in (left, right)]
+    picture, names = built(left, right)
+    i, j = first - 1, second - 1
+    picture.show(f"block {block}, {weight}", (i, j), of)
+    return picture, words(names, of, i, j)
+
+
+@lru_cache(8)
+def built(left: Run, right: Run) -> tuple[Pair, tuple[str, str]]:
+    """The two runs' picture, and their names: by method, if that tells them apart."""
+    every = [list(related(run).values()) for run in (left, right)]
+    off = [np.abs(r.overlap[~np.eye(len(r.overlap), dtype=bool)]) for of in every for r in of]
+    names = (method_of(left), method_of(right))
+    if names[0] == names[1]:
+        names = (names[0], f"{title_of(names[1])} {right.id[:8]}")
+    sizes = [len(of[0].overlap) for of in every]
+    sigma = [r.sigma for of in every for r in of]
+    strongest, widest = max(map(np.nanmax, sigma)), max(s.shape[1] for s in sigma)
+    return Pair(names, sizes, max(map(np.max, off)), strongest, widest), names
+
+
+def words(names: Sequence[str], of: Sequence[Relation], i: int, j: int) -> str:
+    """The chosen pair's numbers, and the overlap of its first task with every task."""
+    titles = [title_of(name) for name in names]
+    pair = {
+        "overlap": [signed(r.overlap[i, j]) for r in of],
+        "smallest angle, written to": [f"{degrees_of(r.outputs[i, j])[0]:.0f}°" for r in of],
+        "smallest angle, read from": [f"{degrees_of(r.inputs[i, j])[0]:.0f}°" for r in of],
+        f"size of task {i + 1}": [f"{size(r, i):.2f}" for r in of],
+        f"size of task {j + 1}": [f"{size(r, j):.2f}" for r in of],
+    }
+    n = min(len(r.overlap) for r in of)
+    row = {f"task {t + 1}": [signed(r.overlap[i, t]) for r in of] for t in range(n) if t != i}
+    return (
+        table(f"Tasks {i + 1} and {j + 1}", titles, pair)
+        + table(f"Overlap of task {i + 1} with", titles, row)
+        + "<small>Size: ‖ΔW‖, the root of the sum of squared singular values.</small>"
+    )
+
+
+def size(of: Relation, task: int) -> float:
+    """‖ΔW‖_F of one task's update."""
+    return float(np.sqrt(np.nansum(np.square(of.sigma[task], dtype=float))))

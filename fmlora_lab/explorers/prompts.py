@@ -1,0 +1,89 @@
+"""Prompt drift: where the meta-prompt goes, and what is forgotten on the way."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
+from matplotlib.figure import Figure
+
+from fmlora_lab.analysis.drift import drift_of, prompts_of
+from fmlora_lab.analysis.tables import method_of
+from fmlora_lab.explorers.choose import dropdown, offered
+from fmlora_lab.explorers.explorer import Explorer, table
+from fmlora_lab.metrics import acc_over_time
+from fmlora_lab.plots.kept import Kept
+from fmlora_lab.plots.trail import Trail
+from fmlora_lab.runs.store import Run
+
+HINT = """every task trains the same prompt, so it leaves what earlier tasks had trained. Does it
+move in one direction or wander? Are the steps largest early, do its tokens grow? Then look below at
+the earlier task: does its accuracy fall where the prompt moves most? Weights and classifier change
+at the same time, so a fall together with a step is a question, not a proof."""
+
+
+def prompt_drift(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
+    """The explorer; with `static`, the figure that it opens with.
+
+    Offers the example runs and those in `runs_dir`. BadInput for a stored file that is damaged.
+    """
+    return explorer(runs_dir).shown(static)
+
+
+def explorer(runs_dir: Path | str | None = None) -> Explorer:
+    """The page, for who wants its controls."""
+    run = dropdown("run", offered(runs_dir, lambda r: method_of(r) == "fm-lora"), "fm-lora")
+    named = {"style": {"description_width": "initial"}}
+    n = len(run.value.accuracy_matrix)
+    task = IntSlider(n, 1, n, description="after task", **named)
+    earlier = IntSlider(1, 1, n, description="accuracy on task", **named)
+    token = Dropdown(options=[("all", None)], description="token", layout=Layout(width="10em"))
+    play = Play(min=1, max=n, value=n, interval=700, description="through the tasks")
+    jslink((play, "value"), (task, "value"))
+
+    def adjust() -> None:
+        for moving in (task, earlier, play):
+            moving.max = len(run.value.accuracy_matrix)
+        options = [("all", None)]
+        m = run.value.config["method"]["prompt"]["tokens"]
+        options += [(str(k + 1), k) for k in range(m)]
+        if list(token.options) != options:
+            token.options = options
+
+    controls = {"run": run, "task": task, "token": token, "earlier": earlier}
+    return Explorer(controls, draw, [(run, token), (task, play, earlier)], HINT, adjust)
+
+
+def draw(run: Run, task: int, token: int | None, earlier: int) -> tuple[Kept, str]:
+    """The figure after a task (from 1) with the accuracy on another (from 1), and its numbers."""
+    picture = built(run)
+    t, i = task - 1, earlier - 1
+    picture.show(t, token, i)
+    return picture, words(picture, t, token, i)
+
+
+@lru_cache(8)
+def built(run: Run) -> Trail:
+    a = run.accuracy_matrix
+    return Trail(drift_of(prompts_of(run)), a, acc_over_time(a, run.result["test_images"]))
+
+
+def words(picture: Trail, t: int, token: int | None, i: int) -> str:
+    """What the picture shows after task t, as numbers."""
+    drift, a = picture.drift, picture.a
+    picked = slice(None) if token is None else [token]
+    first, before, norm = (
+        float(np.mean(of[t, picked])) for of in (drift.to_first, drift.to_previous, drift.norms)
+    )
+    who = "mean of all" if token is None else f"token {token + 1}"
+    prompt = {
+        "cosine to after task 1": [f"{first:.3f}"],
+        "cosine to the task before": ["–" if np.isnan(before) else f"{before:.3f}"],
+        "length": [f"{norm:.3f}"],
+    }
+    accuracy = {"when it was learned": [f"{a[i, i]:.1f}%"]}
+    if t >= i:
+        accuracy |= {"now": [f"{a[t, i]:.1f}%"], "change": [f"{a[t, i] - a[i, i]:+.1f} points"]}
+    return table(f"Prompt after task {t + 1}", [who], prompt) + table(
+        f"Accuracy on task {i + 1}", [""], accuracy
+    )

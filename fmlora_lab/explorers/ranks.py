@@ -1,0 +1,88 @@
+"""Rank choice: the selector's formula, moved by hand over what a run recorded."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from ipywidgets import FloatLogSlider, FloatSlider, ToggleButtons, VBox
+from matplotlib.figure import Figure
+
+from fmlora_lab.analysis.choices import FORMS, Choices, choices_of, smaller_ranks
+from fmlora_lab.analysis.tables import method_of
+from fmlora_lab.config import BadInput
+from fmlora_lab.explorers.choose import dropdown, offered
+from fmlora_lab.explorers.explorer import Explorer, table
+from fmlora_lab.plots.choosing import Choosing
+from fmlora_lab.plots.kept import Kept
+from fmlora_lab.runs.store import Run
+
+HIGHEST = 1.5
+"""Complexity is drawn up to here: 1 is what guessing has."""
+HINT = """with the paper's form, move H: the bars sharpen, but the winner never changes, so a task's
+difficulty cannot choose its rank. With the calibrated form the winner passes through the candidates
+as H grows; a larger λ moves that to harder tasks, a larger τ makes all probabilities alike without
+changing the winner. Below: how little accuracy is often lost at a smaller rank."""
+
+
+def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
+    """The explorer; with `static`, the figure that it opens with.
+
+    Offers the example runs and those in `runs_dir`. BadInput for a stored file that is damaged.
+    """
+    return explorer(runs_dir).shown(static)
+
+
+def explorer(runs_dir: Path | str | None = None) -> Explorer:
+    """The page, for who wants its controls."""
+    run = dropdown("run", offered(runs_dir, lambda r: method_of(r) == "fm-lora"), "fm-lora")
+    form = ToggleButtons(options=FORMS, description="form", style={"button_width": "6em"})
+    H = FloatSlider(0.4, min=0.02, max=HIGHEST, step=0.01, description="H")
+    tau = FloatLogSlider(1, min=-1.5, max=1, step=0.02, description="τ", readout_format=".2f")
+    cost = FloatSlider(0, min=0, max=6, step=0.01, description="λ")
+    standing: list[Run] = []  # the run whose settings the sliders began with
+
+    def adjust() -> None:
+        if standing != [run.value]:
+            standing[:] = [run.value]
+            found = choices_of(run.value)
+            form.value, tau.value = found.form, found.tau
+            cost.max = max(6.0, 2 * found.cost)
+            cost.value = found.cost or 1.0
+        cost.disabled = form.value == "paper"
+
+    controls = {"run": run, "form": form, "H": H, "tau": tau, "cost": cost}
+    return Explorer(controls, draw, [(run, form), (H, tau, cost)], HINT, adjust)
+
+
+def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Kept, str]:
+    """The figure of a run at these settings, and its numbers."""
+    picture = built(run)
+    picture.show(H, form, tau, cost)
+    return picture, words(picture.choices, H, form, tau, cost)
+
+
+@lru_cache(8)
+def built(run: Run) -> Choosing:
+    choices = choices_of(run)
+    try:
+        smaller = smaller_ranks(run)
+    except BadInput as lacking:
+        smaller = str(lacking)
+    return Choosing(choices, smaller, max(HIGHEST, 1.05 * choices.H.max()))
+
+
+def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str:
+    """Each candidate's probability at H, and how many of the run's tasks it wins."""
+    (p,) = choices.at([H], form, tau, cost)
+    won = choices.probabilities(form, tau, cost).argmax(1).tolist()
+    own = choices.probabilities(choices.form, choices.tau, choices.cost).argmax(1).tolist()
+    rows = {
+        f"r = {rank}": [f"{100 * p[k]:.1f}%", str(won.count(k)), str(own.count(k))]
+        for k, rank in enumerate(choices.candidates)
+    }
+    heads = [f"at H = {H:.2f}", "tasks won", "in the run"]
+    return table("Rank", heads, rows) + (
+        f"<small>In the run: the {choices.form} form, τ = {choices.tau:g}"
+        + (f", λ = {choices.cost:.2f}" if choices.form != "paper" else "")
+        + f". H is in units of guessing, ln {np.exp(choices.ln_k):.0f}.</small>"
+    )

@@ -1,0 +1,115 @@
+"""The subspace explorer shows what the analysis found, of the runs that came with the lab."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from fmlora_lab.analysis.relations import related
+from fmlora_lab.config import BadInput
+from fmlora_lab.explorers import subspace_overlap
+from fmlora_lab.explorers.overlap import built, explorer
+from fmlora_lab.plots import METHOD_COLORS
+from fmlora_lab.plots.pair import signed
+
+
+@pytest.fixture(scope="module")
+def page():
+    return explorer()
+
+
+def picture_of(page):
+    return built(page.controls["left"].value, page.controls["right"].value)[0]
+
+
+def runs_of(page, method: str):
+    return [run for _, run in page.controls["left"].options if f"'{method}'" in str(run.config)]
+
+
+def test_it_opens_with_fm_lora_beside_lora(page):
+    names = [page.controls[side].value.config["method"]["name"] for side in ("left", "right")]
+    assert names == ["fm-lora", "lora"]
+    titles = [axis.get_title() for axis in page.figure.axes[:2]]
+    assert titles == ["FM-LoRA", "sequential LoRA"]
+
+
+def test_maps_angles_and_strengths_are_those_of_the_analysis(page, move):
+    move(block=3, weight="fc1", first=2, second=5)
+    picture = picture_of(page)
+    for k, side in enumerate(("left", "right")):
+        found = related(page.controls[side].value)["blocks.2.mlp.fc1"]
+        shown = picture.maps[k].get_array().filled(np.nan)
+        off = ~np.eye(10, dtype=bool)
+        np.testing.assert_allclose(shown[off], found.overlap[off])
+        assert np.isnan(shown.diagonal()).all()
+        for lines, cosines in zip(picture.angles, (found.outputs, found.inputs), strict=True):
+            angles = np.radians(lines[k].get_ydata())
+            np.testing.assert_allclose(np.cos(angles), cosines[1, 4][: len(angles)], atol=1e-6)
+            assert np.isnan(cosines[1, 4][len(angles) :]).all() and len(angles) > 1
+        for line, task in zip(picture.strengths[k], (1, 4), strict=True):
+            np.testing.assert_array_equal(
+                line.get_ydata(), found.sigma[task][: len(line.get_ydata())]
+            )
+        assert [cell.get_xy() for cell in picture.cells[k]] == [(0.5, 3.5), (3.5, 0.5)]
+        assert f"{signed(found.overlap[1, 4])} in" in picture.said.get_text()
+    assert "Tasks 2 and 5 at block 3, fc1" in picture.said.get_text()
+
+
+def test_the_pair_and_its_row_are_written_out(page, move):
+    move(block=1, weight="q", first=4, second=9)
+    for side in ("left", "right"):
+        found = related(page.controls[side].value)["blocks.0.attn.q"].overlap[3]
+        assert all(
+            f">{signed(value)}<" in page.words.value for t, value in enumerate(found) if t != 3
+        )
+    assert "Tasks 4 and 9" in page.words.value and "task 10<" in page.words.value
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [("block", 5), ("weight", "proj"), ("first", 7), ("second", 8)],
+)
+def test_each_control_changes_the_picture(page, move, control, value):
+    before = move(block=1, weight="v", first=2, second=3)
+    assert move(**{control: value}) != before
+
+
+def test_both_maps_have_one_scale_that_stays(page, move):
+    move(block=1, weight="q")
+    limits = [shades.get_clim() for shades in picture_of(page).maps]
+    move(block=6, weight="fc2")
+    assert limits == [shades.get_clim() for shades in picture_of(page).maps]
+    assert limits[0] == limits[1] and limits[0][0] == -limits[0][1]
+    every = [r.overlap for s in ("left", "right") for r in related(page.controls[s].value).values()]
+    off = np.abs([o[~np.eye(10, dtype=bool)] for o in every])
+    assert limits[0][1] == pytest.approx(off.max())
+
+
+def test_another_run_can_be_chosen_and_two_of_one_method_are_told_apart(page, move):
+    before = move(block=1, weight="q", first=2, second=3)
+    (inflora,) = runs_of(page, "inflora")
+    kept, _ = page.controls["left"].value, page.controls["right"].value
+    assert move(right=inflora) != before
+    assert picture_of(page).maps[1].axes.get_title() == "InfLoRA"
+    other = next(run for run in runs_of(page, "fm-lora") if run is not kept)
+    move(right=other)
+    colors = [to_hex(lines.get_color()).upper() for lines in picture_of(page).angles[0]]
+    assert colors[0] == METHOD_COLORS["fm-lora"] and colors[1] != colors[0]
+    assert picture_of(page).maps[1].axes.get_title() == f"FM-LoRA {other.id[:8]}"
+
+
+def test_a_task_has_no_angle_to_itself(page, move):
+    move(first=3, second=3)
+    assert all((line.get_ydata() == 0).all() for lines in picture_of(page).angles for line in lines)
+
+
+def test_static_is_the_figure_that_it_opens_with():
+    figure = subspace_overlap(static=True)
+    assert isinstance(figure, Figure) and len(figure.axes) == 6
+    assert "Tasks 2 and 3 at block 1, q" in figure.axes[0].texts[0].get_text()
+
+
+def test_without_a_run_that_suits_a_sentence_says_how_to_make_one(monkeypatch, tmp_path):
+    monkeypatch.setattr("fmlora_lab.explorers.choose.EXAMPLES", tmp_path)
+    with pytest.raises(BadInput, match="fmlora-lab run --method fm-lora"):
+        subspace_overlap(tmp_path)
