@@ -1,0 +1,11 @@
+"""What the walkthrough (notebooks 10 to 15) is made of.
+
+`show` prints lines of the lab's own source, `retrain` trains again when a control is moved,
+`check` looks at the answer to an exercise.
+"""
+
+from fmlora_lab.lessons.answers import check
+from fmlora_lab.lessons.live import retrain, small
+from fmlora_lab.lessons.source import show
+
+__all__ = ["check", "retrain", "show", "small"]

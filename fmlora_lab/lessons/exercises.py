@@ -1,0 +1,352 @@
+"""The walkthrough's exercises: what is right, and what is wrong in a way that many are wrong.
+
+A right answer and each typical mistake are written alike, as a value or as a function of the same
+arguments, so that an answer is known by what it gives and not by how it is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NAN = np.nan
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`cases` are the arguments that functions are tried with; none where a value is asked for.
+
+    `hint` is said before an answer, and with a wrong one that is no known mistake; `mistakes`
+    are pairs of a wrong answer and what is said of it.
+    """
+
+    right: Any
+    mistakes: Sequence[tuple[Any, str]]
+    hint: str
+    praise: str
+    cases: Sequence[tuple] = ()
+
+
+MATRICES = (
+    (np.array([[80.0, NAN, NAN], [90.0, 70.0, NAN], [60.0, 50.0, 75.0]]),),
+    (np.array([[64.0, NAN], [40.0, 71.0]]),),
+)
+
+
+def forgetting(a):
+    return np.mean([a[i:-1, i].max() - a[-1, i] for i in range(len(a) - 1)])
+
+
+def learning_accuracy(a):
+    return np.diagonal(a).mean()
+
+
+LESSON_10 = {
+    "forgetting": Exercise(
+        forgetting,
+        (
+            (
+                lambda a: np.mean(np.diagonal(a)[:-1] - a[-1, :-1]),
+                "You count from when a task was just learned. A task can still get better after "
+                "that: count from its best, the largest entry of its column above the last row.",
+            ),
+            (
+                lambda a: np.mean(np.nanmax(a, axis=0) - a[-1]),
+                "You count the last task too. It was learned a moment ago and had no time to be "
+                "forgotten, so its 0 makes the mean look better than it is.",
+            ),
+            (lambda a: -forgetting(a), "Turn the sign: what was lost counts as positive."),
+            (lambda a: (len(a) - 1) * forgetting(a), "That is the sum; the mean is asked for."),
+        ),
+        "For each task but the last: its best accuracy before the end, minus that at the end. "
+        "Then the mean.",
+        "Best before the end minus the end, averaged over the earlier tasks.",
+        MATRICES,
+    ),
+    "learning_accuracy": Exercise(
+        learning_accuracy,
+        (
+            (
+                lambda a: a[-1].mean(),
+                "That is the last row: how well all tasks are known at the end. When task t was "
+                "just learned, row t had just been filled.",
+            ),
+            (
+                lambda a: np.nanmean(a),
+                "That is the mean over the whole matrix; only the entries where a task was just "
+                "learned count.",
+            ),
+        ),
+        "Row t is filled when task t was just learned, column t tests task t.",
+        "The diagonal. Read beside forgetting, it tells remembering from never having learned.",
+        MATRICES,
+    ),
+    "guessing": Exercise(
+        100 / 30,
+        (
+            (10, "That is guessing among one task's ten classes. Nobody says which task it is."),
+            (1 / 30, "Nearly: this is a share, and accuracies here are in percent."),
+            (100 / 3, "That is guessing the task. The class is asked for: there are 30."),
+        ),
+        "How many classes has the network seen, and how many of them are right?",
+        "One in thirty. Judge every accuracy on this page by that, not by one half.",
+    ),
+}
+
+DRAW = np.random.default_rng(0)
+X, W0, U, V = (DRAW.normal(size=size) for size in ((2, 4), (4, 4), (4, 2), (4, 2)))
+C, M, N, M2, N2 = (DRAW.normal(size=size) for size in ((3, 3), (3, 2), (3, 2), (3, 1), (3, 1)))
+
+
+LESSON_11 = {
+    "lora_numbers": Exercise(
+        lambda d_out, d_in, r: r * (d_out + d_in),
+        (
+            (
+                lambda d_out, d_in, r: d_out * d_in,
+                "That is the whole weight, as full fine-tuning would train it. Count U and V.",
+            ),
+            (
+                lambda d_out, d_in, r: r * d_out * d_in,
+                "That grows with the product of the sides. U has d_out × r entries, V d_in × r.",
+            ),
+            (lambda d_out, d_in, r: r * d_out, "That is U alone; V learns too."),
+        ),
+        "U is d_out × r and V is d_in × r.",
+        "For 128 × 128 and r = 8 that is an eighth of the weight; for a ViT-B's 768, a fiftieth.",
+        ((128, 128, 8), (512, 128, 4)),
+    ),
+    "lora_layer": Exercise(
+        lambda x, W0, U, V: x @ (W0 + U @ V.T).T,
+        (
+            (
+                lambda x, W0, U, V: x @ (U @ V.T).T,
+                "That is the correction alone: W0 is still there, only frozen.",
+            ),
+            (
+                lambda x, W0, U, V: x @ (W0 + U @ V.T),
+                "The weight is d_out × d_in and x has d_in columns: transpose it, as `x @ W0.T`.",
+            ),
+            (
+                lambda x, W0, U, V: x @ (W0 + V @ U.T).T,
+                "U and V have changed places: U writes to the outputs, V reads the inputs.",
+            ),
+        ),
+        "Form W0 + U Vᵀ first, then do what a plain layer does with it.",
+        "One product with the sum of both: no second branch is needed.",
+        ((X, W0, U, V),),
+    ),
+    "both_zero": Exercise(
+        "b",
+        (
+            ("a", "No: with one of them zero the product is zero already, as it should be."),
+            ("c", "Worse than slower. What is the gradient of U V with respect to U?"),
+        ),
+        "Answer 'a', 'b' or 'c', in quotes. Think of the derivative of a product.",
+        "Each one's gradient has the other as a factor, so both would stay zero for ever.",
+    ),
+}
+
+
+LESSON_12 = {
+    "task_numbers": Exercise(
+        lambda R, r: 2 * R * r,
+        (
+            (lambda R, r: R * r, "That is M alone; N is as large."),
+            (
+                lambda R, r: R * R,
+                "That is the core. It is changed by way of M and N, and these are what learns.",
+            ),
+        ),
+        "M and N are R × r each; A and B are frozen.",
+        "At R = 16 and r = 8 that is 256, whatever the size of the layer. LoRA of rank 8 at a "
+        "layer of 128 × 128 trains 2048.",
+        ((16, 8), (64, 4)),
+    ),
+    "next_core": Exercise(
+        lambda C, M, N: C + M @ N.T,
+        (
+            (
+                lambda C, M, N: M @ N.T,
+                "That is this task's part alone. What earlier tasks put into the core must stay.",
+            ),
+            (
+                lambda C, M, N: C + N @ M.T,
+                "M and N have changed places. M belongs to the outputs (A), N to the inputs (B).",
+            ),
+        ),
+        "The old core plus a product that is R × R.",
+        "Added in, and M and N can go.",
+        ((C, M, N),),
+    ),
+    "overlap": Exercise(
+        lambda M1, N1, M2, N2: np.sum((M1 @ N1.T) * (M2 @ N2.T)),
+        (
+            (
+                lambda M1, N1, M2, N2: np.trace(M1 @ N1.T @ M2 @ N2.T),
+                "Close: trace(X Y) sums X_ij Y_ji. One of the two wants to be transposed.",
+            ),
+            (
+                lambda M1, N1, M2, N2: (M1 @ N1.T) * (M2 @ N2.T),
+                "Those are the products of the entries. Sum them.",
+            ),
+        ),
+        "Multiply M1 N1ᵀ and M2 N2ᵀ entry by entry, and sum.",
+        "A and B drop out because AᵀA and BᵀB are the identity.",
+        ((M, N, M2, N2), (M, N, M, N)),
+    ),
+}
+
+
+WEIGHTS = np.array([1.0, 1.6, 2.3])
+
+
+def softmax(scores):
+    return np.exp(scores) / np.exp(scores).sum()
+
+
+LESSON_13 = {
+    "probabilities": Exercise(
+        lambda w, H, tau: softmax(w * H / tau),
+        (
+            (
+                lambda w, H, tau: np.exp(w * H / tau),
+                "These do not sum to 1: divide by their sum.",
+            ),
+            (
+                lambda w, H, tau: softmax(w * H * tau),
+                "A high temperature should make the choice softer: divide by it.",
+            ),
+            (
+                lambda w, H, tau: w * H / np.sum(w * H),
+                "A softmax takes the exponentials first, then divides by their sum.",
+            ),
+        ),
+        "exp(w H / τ), divided by its sum over the ranks.",
+        "Raise H and the largest gets more, but the largest stays the same one.",
+        ((WEIGHTS, 0.5, 1.0), (WEIGHTS, 2.0, 0.5)),
+    ),
+    "easy_rank": Exercise(
+        8,
+        (
+            (
+                2,
+                "So it ought to be! But H multiplies all the scores: 0.01, 0.016 and 0.023. "
+                "Which is the largest?",
+            ),
+            (4, "Multiply each w by 0.01. Which of the three is the largest?"),
+        ),
+        "Compute the three scores w · H. The answer is 2, 4 or 8.",
+        "The largest w wins whatever H is. This is the flaw that the cost λ mends.",
+    ),
+    "score": Exercise(
+        lambda H, w, r, r_max, cost, tau: (w * H - cost * r / r_max) / tau,
+        (
+            (
+                lambda H, w, r, r_max, cost, tau: (w * H - cost * r) / tau,
+                "The price is for the share of the largest rank: r / r_max.",
+            ),
+            (
+                lambda H, w, r, r_max, cost, tau: w * H / tau - cost * r / r_max,
+                "The temperature divides all of it, the price too.",
+            ),
+            (
+                lambda H, w, r, r_max, cost, tau: (w * H + cost * r / r_max) / tau,
+                "That rewards a large rank; a price is taken off.",
+            ),
+        ),
+        "Gain minus price, then divided by the temperature.",
+        "A harder task can pay for more rank, an easy one cannot.",
+        ((0.5, 1.6, 4, 16, 1.2, 2.0), (0.9, 3.2, 16, 16, 0.7, 0.5)),
+    ),
+}
+
+
+CLS, P, PATCHES = (DRAW.normal(size=(rows, 4)) for rows in (1, 3, 5))
+
+
+LESSON_14 = {
+    "sequence_length": Exercise(
+        lambda patches, m: 1 + m + patches,
+        (
+            (lambda patches, m: m + patches, "One is missing: the one that the classifier reads."),
+            (lambda patches, m: 1 + patches, "That is without the prompt."),
+        ),
+        "Count [CLS], the prompt and the patches.",
+        "Attention compares all pairs, so a long prompt is not free.",
+        ((16, 8), (196, 10)),
+    ),
+    "prompt_numbers": Exercise(
+        lambda m, d, n_tasks: m * d,
+        (
+            (
+                lambda m, d, n_tasks: m * d * n_tasks,
+                "That would be a prompt a task. There is one for all, and each task trains it on.",
+            ),
+            (lambda m, d, n_tasks: m, "That counts tokens; each is a vector of d numbers."),
+        ),
+        "P is m × d.",
+        "The number of tasks does not enter.",
+        ((8, 128, 10), (4, 64, 3)),
+    ),
+    "insert": Exercise(
+        lambda cls, P, patches: np.concatenate([cls, P, patches]),
+        (
+            (
+                lambda cls, P, patches: np.concatenate([P, cls, patches]),
+                "The classifier reads the first token, and that must still be [CLS].",
+            ),
+            (
+                lambda cls, P, patches: np.concatenate([cls, patches, P]),
+                "The prompt stands after [CLS] and before the patches.",
+            ),
+            (
+                lambda cls, P, patches: np.concatenate([cls, patches]),
+                "The prompt is missing.",
+            ),
+        ),
+        "Three blocks of rows, in the order of the equation.",
+        "[CLS] stays first, where the classifier looks for it.",
+        ((CLS, P, PATCHES),),
+    ),
+}
+
+
+LESSON_15 = {
+    "learning": Exercise(
+        "MNP",
+        (
+            ("MN", "One is missing: every task goes on training the prompt."),
+            (
+                "CMNP",
+                "The core does change, but by adding M Nᵀ when the task ends, not by a gradient.",
+            ),
+            ("ABMNP", "A and B learned in task 1 and are frozen since."),
+            ("ABCMNP", "A and B are frozen since task 1; the core takes M Nᵀ at the end."),
+        ),
+        "Three letters, such as 'ABC'. What is frozen after task 1?",
+        "The coefficients and the prompt, and the classifier's rows of this task.",
+    ),
+    "kept_numbers": Exercise(
+        lambda d_out, d_in, R, n_tasks: R * (d_out + d_in) + R * R,
+        (
+            (
+                lambda d_out, d_in, R, n_tasks: R * (d_out + d_in) + n_tasks * R * R,
+                "That keeps a core a task. They are summed into one.",
+            ),
+            (
+                lambda d_out, d_in, R, n_tasks: R * (d_out + d_in),
+                "Those are the bases; the core is kept too.",
+            ),
+            (lambda d_out, d_in, R, n_tasks: R * R, "That is the core; the bases are kept too."),
+        ),
+        "A is d_out × R, B is d_in × R, and there is one core of R × R.",
+        "The same after ten tasks and after a thousand.",
+        ((128, 128, 16, 10), (512, 128, 8, 3)),
+    ),
+}
+
+
+EXERCISES = {**LESSON_10, **LESSON_11, **LESSON_12, **LESSON_13, **LESSON_14, **LESSON_15}
+"""Every exercise by its name."""

@@ -1,0 +1,154 @@
+"""A control that trains again when it is moved, on three small tasks, with a live curve.
+
+The training is the lab's own loop; what is added is a look at all tasks after every epoch. Where
+there is no front end, as under papermill, the same call trains once and leaves the picture.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from IPython.display import display
+from ipywidgets import Image, Layout, ToggleButtons, VBox
+from matplotlib.figure import Figure
+
+from fmlora_lab import configure
+from fmlora_lab.benchmarks.stream import Stream
+from fmlora_lab.config import RunConfig
+from fmlora_lab.lessons.pictures import progress
+from fmlora_lab.runs.run import parts
+from fmlora_lab.training import Trainer
+
+TASKS = 3
+"""As many as can be learned while one waits."""
+
+
+def small(method: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A configuration that trains in seconds: Glyphs, ten classes a task, ten images a class."""
+    sizes = {"benchmark.train_images": 10, "benchmark.test_images": 8}
+    steps = {"training.epochs": 3, "training.batch_size": 16}
+    return configure(method, "glyphs", "demo", {**sizes, **steps, **(overrides or {})})
+
+
+@dataclass
+class Trained:
+    """What was seen of a training: after each epoch, accuracy (%) on every task so far.
+
+    It is the training's keeper, in memory; `records` is what the method left of each task.
+    """
+
+    config: RunConfig
+    after_epoch: Callable[["Trained"], None] = lambda trained: None
+    accuracies: list[list[float]] = field(default_factory=list)
+    records: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def train(self, stream: Stream, model: Any) -> "Trained":
+        """Train on the stream to its end."""
+        self.trainer = Trainer(self.config, stream, model, self)
+        self.trainer.run()
+        return self
+
+    def matrix(self) -> np.ndarray:
+        """a[t, i] of the tasks that ended, NaN for i > t."""
+        epochs = self.config.training.epochs
+        rows = self.accuracies[epochs - 1 :: epochs]
+        return np.array([row + [np.nan] * (len(rows) - len(row)) for row in rows])
+
+    def ranks(self) -> list[int]:
+        """The rank of each task that ended, where the method gives tasks one."""
+        return [int(record["rank"].max()) for record in self.records if "rank" in record]
+
+    def log(self, line: dict[str, Any]) -> None:
+        if line["stage"] != "train":
+            return
+        learner, tasks = self.trainer.learner, self.trainer.stream.tasks[: line["task"] + 1]
+        learner.head.end_task()  # the rows as they are now, so that they can be tested
+        right = [learner.correct(task.test)["head"] / len(task.test) for task in tasks]
+        self.accuracies.append([100 * share for share in right])
+        self.after_epoch(self)
+
+    def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None:
+        self.records.append(tensors)
+
+    def load_checkpoint(self) -> None:
+        return None
+
+    def save_checkpoint(self, tensors: dict[str, np.ndarray], position: dict[str, Any]) -> None:
+        pass
+
+
+def first_tasks(config: RunConfig) -> tuple[Any, Stream]:
+    """The backbone, and the stream's first tasks alone."""
+    model, stream = parts(config)
+    tasks = stream.tasks[:TASKS]
+    names = stream.class_names[: tasks[-1].classes.stop]
+    return model, replace(stream, tasks=tasks, class_names=names)
+
+
+class Retrain:
+    """The control, the picture and what was trained so far, by the control's labels."""
+
+    def __init__(
+        self, make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str
+    ):
+        self.make, self.label = make, label
+        self.tried: dict[str, Trained] = {}
+        options = [(str(value), value) for value in over]
+        self.choice = ToggleButtons(
+            options=options,
+            value=start,
+            description=label,
+            style={"description_width": "initial", "button_width": "auto"},
+        )
+        self.image = Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
+        self.widget = VBox([self.choice, self.image])
+        self.choice.observe(self._moved, "value")
+
+    def train(self) -> None:
+        """Train with the value that is chosen, the picture following epoch by epoch."""
+        config = self.make(self.choice.value)
+        trained = Trained(config, self._draw)
+        self.tried.pop(self.choice.label, None)
+        self.tried[self.choice.label] = trained  # the last one is the one that is drawn
+        model, stream = first_tasks(config)
+        self.choice.disabled = True  # moves made meanwhile would queue up trainings
+        try:
+            with redirect_stderr(io.StringIO()):  # the picture says how far it is
+                trained.train(stream, model)
+        finally:
+            self.choice.disabled = False
+        self._draw(trained)
+
+    def _moved(self, change: Any) -> None:
+        self.train()
+
+    def _draw(self, trained: Trained) -> None:
+        methods = {value: t.config.method.name for value, t in self.tried.items()}
+        runs = {value: t.accuracies for value, t in self.tried.items()}
+        ranks = {value: t.ranks() for value, t in self.tried.items()}
+        figure = progress(runs, methods, ranks, trained.config.training.epochs, TASKS, self.label)
+        self.image.value = as_png(figure)
+
+    def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
+        """The control for a front end, the picture for whatever has none."""
+        picture = {"image/png": base64.b64encode(self.image.value).decode()}
+        return {**self.widget._repr_mimebundle_(**how), **(picture if self.image.value else {})}
+
+
+def retrain(make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str) -> None:
+    """Show a control over the values `over` and train `make(value)` at once for `start`, then
+    for whichever is chosen."""
+    page = Retrain(make, over, start, label)
+    shown = display(page, display_id=True)
+    page.train()
+    shown.update(page)
+
+
+def as_png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
