@@ -1,7 +1,8 @@
 # make demo     the quickstart: an executed notebook, figures and a table in figures/quickstart/
 # make test     all tests, and every notebook in its smoke profile
 # make lab      JupyterLab on the notebooks
-# make figures  every notebook, as `make demo` executes one
+# make figures  every notebook, from the runs that came with the lab and those you have
+# make report   the same, and all of it on one page: figures/report.html
 # make lint     ruff, notebooks included, and the direction of imports
 #
 # Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
@@ -12,10 +13,10 @@ READY := $(ROOT)/.venv/.installed
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: demo test lab figures lint env
+.PHONY: demo test lab figures report lint env
 
 demo: $(READY)
-	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo
+	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
 
 # Notebooks are tested as copies with the smoke profile filled in, and last what they published.
 test: $(READY)
@@ -28,6 +29,9 @@ lab: $(READY)
 
 figures: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render all -p profile demo
+
+report: figures
+	cd $(ROOT) && $(BIN)/fmlora-lab report
 
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -68,6 +68,19 @@ def test_compare_prints_the_table_and_draws_it_again_without_training(call, tmp_
     assert code == 2 and "no complete runs there" in said and not (tmp_path / "none").exists()
 
 
+def test_shipping_leaves_out_what_came_with_the_lab(call, tmp_path, monkeypatch):
+    from fmlora_lab.runs import store
+
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    runs, into = tmp_path / "runs", tmp_path / "results" / "mine"
+    for seed in (0, 1):
+        call("run", *SMOKE, "--seed", seed, "--runs-dir", runs)
+        _, out, _ = call("runs", "ship", into, "--runs-dir", runs)
+        assert out == f"1 runs in {into}\n"
+    assert {run.id for run in store.runs(into)} == {run.id for run in store.runs(runs)}
+    assert not list(into.rglob("checkpoint*"))
+
+
 def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
     from safetensors.torch import load_file
 

@@ -13,10 +13,11 @@ from fmlora_lab.config import BadInput
 from fmlora_lab.methods import METHODS
 from fmlora_lab.profiles import tuned
 from fmlora_lab.runs.run import parts
-from fmlora_lab.runs.store import ship
+from fmlora_lab.runs.store import RESULTS, ship
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "fmlora_lab" / "results" / "glyphs-10"
+TABLES = {"glyphs-10": 3, "cifar100-tiny": 1}
+"""The README's comparisons: a folder of shipped runs, and its seeds."""
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +82,11 @@ def test_the_best_trials_are_shown_with_their_number():
         assert set(own.of) == {len(found["trials"])}
 
 
-def test_the_readmes_table_is_that_of_the_shipped_runs(tmp_path):
-    shipped = runs(SHIPPED)
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readmes_tables_are_those_of_the_shipped_runs(tmp_path, name):
+    shipped = runs(RESULTS / name)
     assert {(r.config["method"]["name"], r.config["seed"]) for r in shipped} == {
-        (method, seed) for method in in_order(ORDER) for seed in range(3)
+        (method, seed) for method in in_order(ORDER) for seed in range(TABLES[name])
     }
     draw(shipped, tmp_path)
     table = (tmp_path / "table.md").read_text("utf-8")
@@ -96,4 +98,4 @@ def test_shipped_runs_are_those_of_todays_configuration():
     configs = configurations(ORDER, "glyphs", "demo", 3, {})
     model, stream = parts(configs[0])
     names = {config.run_id(stream.fingerprint, model.fingerprint) for config in configs}
-    assert names == {run.id for run in runs(SHIPPED)}
+    assert names == {run.id for run in runs(RESULTS / "glyphs-10")}

@@ -9,9 +9,12 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from fmlora_lab import configure, restore, run
+from fmlora_lab import configure, restore, run, runs
 from fmlora_lab.backbone.vit import load_vit
+from fmlora_lab.compare import ORDER, configurations
 from fmlora_lab.config import Backbone, BadInput
+from fmlora_lab.runs.run import parts
+from fmlora_lab.runs.store import RESULTS
 
 TAG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 CLASSES = ("apple", "bicycle", "castle", "dolphin")
@@ -41,6 +44,17 @@ def cifar(real, tmp_path_factory):
                 inside = [n for n in names if f"/{part}/{c}/" in n and n.endswith(".png")]
                 archive.extractall(folder, inside[:count])
     return folder / "cifar100"
+
+
+def test_shipped_runs_on_cifar100_are_those_of_todays_configuration(real, weights, tmp_path):
+    """Name for name: a change of settings, defaults, images or weights asks for them anew."""
+    with zipfile.ZipFile(real / "data" / "cifar100.zip") as archive:
+        archive.extractall(tmp_path)
+    given = {"benchmark.data": tmp_path / "cifar100", "backbone.weights": weights}
+    configs = configurations(ORDER, "folder", "cifar100-tiny", 1, given)
+    model, stream = parts(configs[0])
+    names = {config.run_id(stream.fingerprint, model.fingerprint) for config in configs}
+    assert names == {run.id for run in runs(RESULTS / "cifar100-tiny")}
 
 
 def test_frozen_real_vit_equals_timm(weights):
