@@ -1,11 +1,14 @@
 # make demo     the quickstart: an executed notebook, figures and a table in figures/quickstart/
 # make test     all tests, and every notebook in its smoke profile
-# make lab      JupyterLab on the notebooks
+# make lab      JupyterLab on the notebooks, beginning with one that says where to go
+# make explore  the explorers without code cells, in the browser, for a class-room's screen
 # make figures  every notebook, from the runs that came with the lab and those you have
 # make report   the same, and all of it on one page: figures/report.html
+# make screenshots  the README's pictures of the explorers; needs Chromium
 # make lint     ruff, notebooks included, and the direction of imports
 #
 # Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
+# ARGS are options for JupyterLab or Voilà: make lab ARGS=--no-browser
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 BIN := .venv/bin
@@ -13,7 +16,9 @@ READY := $(ROOT)/.venv/.installed
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: demo test lab figures report lint env
+WITH_RUNS := FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}"
+
+.PHONY: demo test lab explore figures report screenshots lint env
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
@@ -25,13 +30,21 @@ test: $(READY)
 	    tests build/notebooks tests/notebooks/published.py
 
 lab: $(READY)
-	cd $(ROOT) && FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}" $(BIN)/jupyter lab notebooks
+	cd $(ROOT) && $(WITH_RUNS) $(BIN)/jupyter lab --ServerApp.root_dir=. \
+	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+
+explore: $(READY)
+	cd $(ROOT) && $(BIN)/python -m fmlora_lab.explorers.pages build/explorers && \
+	    $(WITH_RUNS) $(BIN)/voila build/explorers $(ARGS)
 
 figures: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render all -p profile demo
 
 report: figures
 	cd $(ROOT) && $(BIN)/fmlora-lab report
+
+screenshots: $(READY)
+	cd $(ROOT) && $(BIN)/python tests/browser/screenshots.py figures/readme
 
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

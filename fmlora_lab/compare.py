@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from fmlora_lab import plots
+from fmlora_lab.analysis.names import TITLES, method_of
 from fmlora_lab.analysis.tables import (
-    TITLES,
     grouped,
-    method_of,
     publish,
     summary_table,
     to_markdown,

@@ -8,7 +8,7 @@ import math
 
 import pandas as pd
 
-from fmlora_lab.analysis.tables import TITLES
+from fmlora_lab.analysis.names import TITLES
 
 RIVALS = ("full", "lora", "linear-probe", "prototypes")
 

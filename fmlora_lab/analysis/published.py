@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fmlora_lab.analysis.tables import TITLES
+from fmlora_lab.analysis.names import TITLES
 from fmlora_lab.config import BadInput
 
 

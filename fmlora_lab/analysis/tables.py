@@ -13,27 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fmlora_lab.analysis.names import TITLES, method_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
 from fmlora_lab.metrics import acc_over_time, bootstrap_interval
 from fmlora_lab.runs.store import Run
-
-TITLES = {
-    "fm-lora": "FM-LoRA",
-    "sd-lora": "SD-LoRA",
-    "inflora": "InfLoRA",
-    "lora": "sequential LoRA",
-    "hide-prompt": "HiDe-Prompt",
-    "coda-prompt": "CODA-Prompt",
-    "dualprompt": "DualPrompt",
-    "l2p": "L2P",
-    "full": "full fine-tuning",
-    "linear-probe": "linear probe",
-    "prototypes": "nearest class mean",
-    "joint": "joint training",
-}
-"""A method's name for readers, in the order of a table's rows; a method that is not here goes by
-its own name."""
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
 SEEDS = ("seed", "order_seed", "data_seed")
@@ -60,11 +44,6 @@ SHORT = (*METRICS, "trainable_parameters", "seconds")
 """The columns for a terminal."""
 
 Label = Callable[[Run], str]
-
-
-def method_of(run: Run) -> str:
-    """The name of a run's method, the usual label of a row."""
-    return run.config["method"]["name"]
 
 
 def summary_table(runs: Iterable[Run], label: Label = method_of) -> pd.DataFrame:

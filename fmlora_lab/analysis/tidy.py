@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.tables import METRICS, TITLES
+from fmlora_lab.analysis.names import TITLES
+from fmlora_lab.analysis.tables import METRICS
 from fmlora_lab.config import BadInput
 from fmlora_lab.metrics import bootstrap_interval
 from fmlora_lab.runs.store import Run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ipywidgets import Dropdown, Layout
 
-from fmlora_lab.analysis.tables import TITLES, method_of
+from fmlora_lab.analysis.names import TITLES, method_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.plots import title_of
 from fmlora_lab.runs.store import EXAMPLES, Run, runs

@@ -12,7 +12,7 @@ from ipywidgets import HTML, HBox, Image, Layout, VBox, Widget
 from matplotlib.figure import Figure
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.plots.kept import Kept
+from fmlora_lab.plots.kept import WIDTH, Kept
 
 Draw = Callable[..., tuple[Kept, str]]
 
@@ -24,7 +24,7 @@ def table(heading: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]
     head = "".join(f"<th scope='col' style='padding-left:1em'>{name}</th>" for name in columns)
     body = "".join(line(name, "".join(map(cell, cells))) for name, cells in rows.items())
     return (
-        f"<table style='line-height:1.35'><thead><tr><th style='text-align:left'>{heading}</th>"
+        f"<table style='line-height:1.35;white-space:nowrap'><thead><tr><th style='text-align:left'>{heading}</th>"
         f"{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
@@ -47,11 +47,16 @@ class Explorer:
         adjust: Callable[[], None] = lambda: None,
     ):
         self.controls, self.draw, self.adjust = controls, draw, adjust
-        self.image = Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
-        self.words = HTML(layout=Layout(margin="0 0 0 12px"))
+        # As wide as it was drawn where there is room; less, so that the words stand beside it.
+        fits = {"flex": "1 1 560px", "min_width": "0", "max_width": f"{WIDTH}px"}
+        self.image = Image(format="png", layout=Layout(**fits, align_self="flex-start"))
+        self.words = HTML(layout=Layout(margin="0 0 0 12px", max_width="385px"))
         wrap = Layout(flex_flow="row wrap")
         beside = HBox([self.image, self.words], layout=wrap)
-        look = HTML(f"<b>What to look for:</b> {hint}", layout=Layout(max_width="70em"))
+        look = HTML(
+            f"<div style='line-height:1.4'><b>What to look for:</b> {hint}</div>",
+            layout=Layout(max_width="75em"),
+        )
         self.widget = VBox([*(HBox(list(row), layout=wrap) for row in rows), look, beside])
         self.figure: Figure | None = None
         self._lock = Lock()

@@ -8,8 +8,8 @@ import numpy as np
 from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
+from fmlora_lab.analysis.names import method_of
 from fmlora_lab.analysis.relations import WEIGHTS, Relation, related, relation
-from fmlora_lab.analysis.tables import method_of
 from fmlora_lab.explorers.choose import dropdown, offered
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.plots import title_of

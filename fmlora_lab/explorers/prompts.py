@@ -8,7 +8,7 @@ from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.drift import drift_of, prompts_of
-from fmlora_lab.analysis.tables import method_of
+from fmlora_lab.analysis.names import method_of
 from fmlora_lab.explorers.choose import dropdown, offered
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.metrics import acc_over_time

@@ -8,7 +8,7 @@ from ipywidgets import FloatLogSlider, FloatSlider, ToggleButtons, VBox
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.choices import FORMS, Choices, choices_of, smaller_ranks
-from fmlora_lab.analysis.tables import method_of
+from fmlora_lab.analysis.names import method_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.choose import dropdown, offered
 from fmlora_lab.explorers.explorer import Explorer, table

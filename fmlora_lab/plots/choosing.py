@@ -79,7 +79,7 @@ class Choosing(Kept):
         ]
         dots = {"color": "black", "marker": "o", "linestyle": "none", "markersize": 4}
         self.winners = self.moves(axis.plot([], [], **dots, markeredgecolor="white")[0])
-        axis.set(ylim=(0, 1), ylabel="p(r | T$_t$)", xlim=(0.4, self.n + 2.2))
+        axis.set(ylim=(0, 1), ylabel="p(r | Tₜ)", xlim=(0.4, self.n + 2.2))
         axis.set_xticks(self.places, [*map(str, range(1, self.n + 1)), "slider"])
         axis.set_title("probability of each rank", fontsize=TEXT)
 

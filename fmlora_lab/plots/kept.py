@@ -20,7 +20,8 @@ from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT
 from fmlora_lab.plots.style import FAINT
 
 SCREEN_DPI = 120
-"""The page's width of 7.2 inches is 864 px: a picture and words beside it fit into 1280 px."""
+WIDTH = round(PAGE * SCREEN_DPI)
+"""Of a figure on screen, in pixels: 864, which leaves room for words beside it in 1280."""
 
 Moves = TypeVar("Moves", bound=Artist)
 

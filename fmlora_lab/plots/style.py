@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.tables import TITLES
+from fmlora_lab.analysis.names import TITLES
 
 METHOD_COLORS = {
     "fm-lora": "#0072B2",

@@ -5,7 +5,8 @@ from typing import ClassVar
 import pandas as pd
 
 from fmlora_lab import plots
-from fmlora_lab.analysis.tables import FULL, TITLES, curves, readable, summary_table
+from fmlora_lab.analysis.names import TITLES
+from fmlora_lab.analysis.tables import FULL, curves, readable, summary_table
 from fmlora_lab.studies.study import Found, Study, listed, title_of
 
 COSTS = {

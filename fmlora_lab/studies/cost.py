@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fmlora_lab import plots
-from fmlora_lab.analysis.tables import TITLES
+from fmlora_lab.analysis.names import TITLES
 from fmlora_lab.bench import bench
 from fmlora_lab.config import Backbone
 from fmlora_lab.files import write_atomically

@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from fmlora_lab.analysis.names import TITLES
 from fmlora_lab.analysis.published import known
-from fmlora_lab.analysis.tables import TITLES
 from fmlora_lab.analysis.tidy import frame
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.methods import METHODS

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fmlora_lab.analysis.names import TITLES
 from fmlora_lab.analysis.published import CAUTIONS, NUMBERS, known, published
-from fmlora_lab.analysis.tables import TITLES
 from fmlora_lab.config import BadInput
 
 STREAMS = list(NUMBERS)

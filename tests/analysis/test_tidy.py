@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlora_lab.analysis.tables import METRICS, method_of, summary_table
+from fmlora_lab.analysis.names import method_of
+from fmlora_lab.analysis.tables import METRICS, summary_table
 from fmlora_lab.analysis.tidy import frame, grid, pivot, summarize
 from fmlora_lab.config import BadInput
 from fmlora_lab.metrics import bootstrap_interval

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from fmlora_lab.analysis.tables import TITLES
+from fmlora_lab.analysis.names import TITLES
 from fmlora_lab.config import BadInput
 from fmlora_lab.profiles import profiles
 from fmlora_lab.runs.run import find_stored
