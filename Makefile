@@ -24,10 +24,12 @@ demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
 
 # Notebooks are tested as copies with the smoke profile filled in, and last what they published.
+# Two processes of one thread each: a second thread adds little to such small steps.
 test: $(READY)
 	cd $(ROOT) && rm -rf build/notebooks && $(BIN)/python tests/notebooks/prepare.py build/notebooks
-	cd $(ROOT) && $(BIN)/python -m pytest --nbmake --nbmake-timeout=1800 \
-	    tests build/notebooks tests/notebooks/published.py
+	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	    --nbmake --nbmake-timeout=1800 tests build/notebooks
+	cd $(ROOT) && $(BIN)/python -m pytest tests/notebooks/published.py
 
 lab: $(READY)
 	cd $(ROOT) && $(WITH_RUNS) $(BIN)/jupyter lab --ServerApp.root_dir=. \

@@ -24,8 +24,8 @@ def table(heading: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]
     head = "".join(f"<th scope='col' style='padding-left:1em'>{name}</th>" for name in columns)
     body = "".join(line(name, "".join(map(cell, cells))) for name, cells in rows.items())
     return (
-        f"<table style='line-height:1.35;white-space:nowrap'><thead><tr><th style='text-align:left'>{heading}</th>"
-        f"{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<table style='line-height:1.35;white-space:nowrap'><thead><tr>"
+        f"<th style='text-align:left'>{heading}</th>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
@@ -48,7 +48,7 @@ class Explorer:
     ):
         self.controls, self.draw, self.adjust = controls, draw, adjust
         # As wide as it was drawn where there is room; less, so that the words stand beside it.
-        fits = {"flex": "1 1 560px", "min_width": "0", "max_width": f"{WIDTH}px"}
+        fits = {"flex": "1 1 700px", "min_width": "0", "max_width": f"{WIDTH}px"}
         self.image = Image(format="png", layout=Layout(**fits, align_self="flex-start"))
         self.words = HTML(layout=Layout(margin="0 0 0 12px", max_width="385px"))
         wrap = Layout(flex_flow="row wrap")

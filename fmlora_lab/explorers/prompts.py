@@ -16,6 +16,8 @@ from fmlora_lab.plots.kept import Kept
 from fmlora_lab.plots.trail import Trail
 from fmlora_lab.runs.store import Run
 
+ALL = -1
+"""In the place of a token. (A dropdown takes None for nothing chosen and shows no line.)"""
 HINT = """every task trains the same prompt, so it leaves what earlier tasks had trained. Does it
 move in one direction or wander? Are the steps largest early, do its tokens grow? Then look below at
 the earlier task: does its accuracy fall where the prompt moves most? Weights and classifier change
@@ -37,16 +39,15 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     n = len(run.value.accuracy_matrix)
     task = IntSlider(n, 1, n, description="after task", **named)
     earlier = IntSlider(1, 1, n, description="accuracy on task", **named)
-    token = Dropdown(options=[("all", None)], description="token", layout=Layout(width="10em"))
+    token = Dropdown(options=[("all", ALL)], description="token", layout=Layout(width="10em"))
     play = Play(min=1, max=n, value=n, interval=700, description="through the tasks")
     jslink((play, "value"), (task, "value"))
 
     def adjust() -> None:
         for moving in (task, earlier, play):
             moving.max = len(run.value.accuracy_matrix)
-        options = [("all", None)]
         m = run.value.config["method"]["prompt"]["tokens"]
-        options += [(str(k + 1), k) for k in range(m)]
+        options = [("all", ALL), *((str(k + 1), k) for k in range(m))]
         if list(token.options) != options:
             token.options = options
 
@@ -54,12 +55,12 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     return Explorer(controls, draw, [(run, token), (task, play, earlier)], HINT, adjust)
 
 
-def draw(run: Run, task: int, token: int | None, earlier: int) -> tuple[Kept, str]:
+def draw(run: Run, task: int, token: int, earlier: int) -> tuple[Kept, str]:
     """The figure after a task (from 1) with the accuracy on another (from 1), and its numbers."""
     picture = built(run)
-    t, i = task - 1, earlier - 1
-    picture.show(t, token, i)
-    return picture, words(picture, t, token, i)
+    t, i, one = task - 1, earlier - 1, None if token == ALL else token
+    picture.show(t, one, i)
+    return picture, words(picture, t, one, i)
 
 
 @lru_cache(8)

@@ -144,7 +144,7 @@ def test_the_page_says_what_to_look_for_and_stays_within_its_width(level):
     row, look, beside = page.widget.children
     assert row.children == (slider,) and "What to look for:</b> the level" in look.value
     assert beside.children == (page.image, page.words)
-    assert page.image.layout.flex == "1 1 560px" and beside.layout.flex_flow == "row wrap"
+    assert page.image.layout.flex == "1 1 700px" and beside.layout.flex_flow == "row wrap"
 
 
 def pixels(data: bytes) -> np.ndarray:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from fmlora_lab.analysis.drift import drift_of, prompts_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import prompt_drift
-from fmlora_lab.explorers.prompts import built, explorer
+from fmlora_lab.explorers.prompts import ALL, built, explorer
 
 N, M, D = 4, 3, 6
 
@@ -66,7 +66,7 @@ def test_the_way_and_the_accuracy_are_those_of_the_run(page, move):
     np.testing.assert_array_equal(picture.on_earlier.get_xdata(), range(3, 11))
     np.testing.assert_array_equal(picture.on_earlier.get_ydata(), a[2:, 2])
     assert all(list(line.get_xdata()) == [6, 6] for line in picture.now)
-    move(token=None)
+    move(token=ALL)
     np.testing.assert_allclose(picture.means[0].get_ydata(), found.to_first.mean(axis=1))
 
 
@@ -83,12 +83,12 @@ def test_the_numbers_are_written_out(page, move):
 
 @pytest.mark.parametrize(("control", "value"), [("task", 9), ("token", 4), ("earlier", 5)])
 def test_each_control_changes_the_picture(page, move, control, value):
-    before = move(task=7, token=None, earlier=1)
+    before = move(task=7, token=ALL, earlier=1)
     assert move(**{control: value}) != before
 
 
 def test_another_run_has_another_way(page, move):
-    before = move(task=7, token=None, earlier=1)
+    before = move(task=7, token=ALL, earlier=1)
     (_, kept), (_, other) = page.controls["run"].options
     assert move(run=other) != before
     move(run=kept)
