@@ -101,9 +101,12 @@ def lab(folder: Path | str) -> AbstractContextManager[Callable[[str], str]]:
 
 
 def open_notebook(page: "Page", address: str) -> None:
-    """Open a notebook alone in JupyterLab and wait until its kernel has nothing to do."""
+    """Open a notebook alone in JupyterLab and wait until its kernel has nothing to do.
+
+    The status bar knows; a notebook's own indicator is idle before there is a kernel.
+    """
     page.goto(f"{address}&reset")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for()
 
 
 def run_all(page: "Page") -> None:

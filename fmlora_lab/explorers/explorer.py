@@ -25,7 +25,8 @@ def table(heading: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]
     body = "".join(line(name, "".join(map(cell, cells))) for name, cells in rows.items())
     return (
         f"<table style='line-height:1.35;white-space:nowrap'><thead><tr>"
-        f"<th style='text-align:left'>{heading}</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<th style='text-align:left'>{heading}</th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
     )
 
 
