@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from papermill.exceptions import PapermillExecutionError
 from fmlora_lab.analysis.tables import SHORT, read_published, to_text
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
+
+Planned = tuple[Path, Path, Mapping[str, Any]]
+"""A notebook, the folder of its results, its parameters."""
 
 
 class OwnPython(AsyncKernelManager):
@@ -46,15 +50,16 @@ def render(
     missing_only: bool = False,
     fresh: bool = False,
 ) -> int:
-    """Execute notebooks, one after another; returns how many failed.
+    """Execute notebooks; returns how many failed.
 
     `names` are file stems with or without their number, or `all`. The executed copy of
     `00_quickstart` goes to `<figures_dir>/quickstart/`, with what it publishes; that of a
     notebook that fails holds its traceback. What runs they need, and how long those will take, is
-    said first. Of several notebooks each takes the parameters that it has. `missing_only` leaves
-    out what was rendered before with the same parameters; `fresh` computes runs that came with the
-    lab too. Raises BadInput, before anything is executed, for an unknown notebook, a parameter that
-    none of them has, or a value that one does not take.
+    said first; where all are stored, two notebooks are executed at a time, else one. Of several
+    notebooks each takes the parameters that it has. `missing_only` leaves out what was rendered
+    before with the same parameters; `fresh` computes runs that came with the lab too. Raises
+    BadInput, before anything is executed, for an unknown notebook, a parameter that none of them
+    has, or a value that one does not take.
     """
     if fresh:
         os.environ["FMLORA_FRESH"] = "1"  # for the notebooks' processes
@@ -67,22 +72,31 @@ def render(
             print(f"{path} was rendered before; left as it is", file=sys.stderr)
         else:
             planned.append((path, folder, filled))
-    print(_plan(planned), file=sys.stderr)
-    failures = 0
-    for number, (path, folder, filled) in enumerate(planned, 1):
-        print(f"rendering {path} ({number} of {len(planned)})", file=sys.stderr)
-        notebook, error = _papermill(
-            path, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr
-        )
-        copy = _write(notebook, folder / path.name)
-        if error:
-            print(f"{path} failed: {error}; see {copy}", file=sys.stderr)
-            failures += 1
-    return failures
+    runs, missing = _plan(planned)
+    print(runs, file=sys.stderr)
+    places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
+    if missing:  # trainings get in each other's way
+        return sum(map(_execute, planned, places))
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(_execute, planned, places))
 
 
-def _plan(planned: Sequence[tuple[Path, Path, Mapping[str, Any]]]) -> str:
-    """Which runs the notebooks need, a line a notebook: stored, to compute, and about how long."""
+def _execute(planned: Planned, place: str) -> bool:
+    """Execute one notebook and write its copy; returns whether it failed."""
+    path, folder, filled = planned
+    print(f"rendering {path} ({place})", file=sys.stderr)
+    notebook, error = _papermill(
+        path, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr
+    )
+    copy = _write(notebook, folder / path.name)
+    if error:
+        print(f"{path} failed: {error}; see {copy}", file=sys.stderr)
+    return error is not None
+
+
+def _plan(planned: Sequence[Planned]) -> tuple[str, int]:
+    """Which runs the notebooks need, a line a notebook: stored, to compute, and about how long;
+    and how many are to be computed."""
     from fmlora_lab.runs.run import find_stored  # here, since these bring torch
     from fmlora_lab.runs.store import use_shipped
     from fmlora_lab.studies import Study, plan
@@ -108,13 +122,13 @@ def _plan(planned: Sequence[tuple[Path, Path, Mapping[str, Any]]]) -> str:
         everything = [a + b for a, b in zip(everything, numbers, strict=True)]
         about = f"about {said(seconds)}" if missing else ""
         lines.append(f"{name:<20} {numbers[0]:>6} {numbers[1]:>11}   {about}")
-    if not lines:
-        return ""
     stored, missing, seconds = everything
+    if not lines:
+        return "", missing
     total = f"{'all':<20} {stored:>6} {missing:>11}   "
     total += f"about {said(seconds)}, one after another" if missing else ""
     head = f"{'runs':<20} stored  to compute   (each counted where it is first needed)"
-    return "\n".join([head, *lines, *([total] if len(lines) > 1 else [])])
+    return "\n".join([head, *lines, *([total] if len(lines) > 1 else [])]), missing
 
 
 def _rendered(copy: Path, filled: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from threading import Barrier, current_thread
 
 import nbformat
 import pytest
@@ -220,3 +221,29 @@ def test_a_killed_rendering_is_finished_by_a_second_call(study):
         path.parent.name: path.stat().st_mtime_ns for path in runs_dir.glob("*/result.json")
     }
     assert len(finished) == 4 and done.items() <= finished.items()  # what was done was kept
+
+
+def executing(monkeypatch, wait) -> None:
+    """Instead of executing a notebook, `wait()`."""
+
+    def papermill(*_, **__):
+        wait()
+        return new_notebook(metadata={"papermill": {}}), None
+
+    monkeypatch.setattr("fmlora_lab.render._papermill", papermill)
+
+
+def test_without_trainings_two_are_executed_at_a_time(notebooks, tmp_path, monkeypatch):
+    both = Barrier(2, timeout=60)
+    executing(monkeypatch, both.wait)
+    given = {"figures_dir": tmp_path / "out", "notebooks_dir": notebooks}
+    assert render(["good", "good_too"], {}, **given) == 0
+    assert len(list((tmp_path / "out").glob("*/*.ipynb"))) == 2
+
+
+def test_trainings_do_not_get_in_each_others_way(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmlora_lab.render._plan", lambda planned: ("", 1))
+    places = []
+    executing(monkeypatch, lambda: places.append(current_thread()))
+    render(["all"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
+    assert places == [current_thread()] * 4
