@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,16 @@ class OwnPython(AsyncKernelManager):
         # what goes wrong in a cell comes back as its traceback.
         quiet = get_kernel_dict(["--log-level=CRITICAL"])
         return KernelSpec(**quiet, env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+
+
+class OneOfTwo(OwnPython):
+    """With one thread: processes that together have more threads than there are cores stall."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        spec = super().kernel_spec
+        spec.env["OMP_NUM_THREADS"] = "1"
+        return spec
 
 
 def render(
@@ -78,16 +89,14 @@ def render(
     if missing:  # trainings get in each other's way
         return sum(map(_execute, planned, places))
     with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(_execute, planned, places))
+        return sum(pool.map(partial(_execute, kernel=OneOfTwo), planned, places))
 
 
-def _execute(planned: Planned, place: str) -> bool:
+def _execute(planned: Planned, place: str, kernel: type[OwnPython] = OwnPython) -> bool:
     """Execute one notebook and write its copy; returns whether it failed."""
     path, folder, filled = planned
     print(f"rendering {path} ({place})", file=sys.stderr)
-    notebook, error = _papermill(
-        path, filled, kernel_manager_class=OwnPython, stderr_file=sys.stderr
-    )
+    notebook, error = _papermill(path, filled, kernel_manager_class=kernel, stderr_file=sys.stderr)
     copy = _write(notebook, folder / path.name)
     if error:
         print(f"{path} failed: {error}; see {copy}", file=sys.stderr)

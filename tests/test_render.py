@@ -223,6 +223,16 @@ def test_a_killed_rendering_is_finished_by_a_second_call(study):
     assert len(finished) == 4 and done.items() <= finished.items()  # what was done was kept
 
 
+def test_two_kernels_have_a_thread_each(notebooks, tmp_path):
+    nbformat.write(
+        new_notebook(cells=[new_code_cell("import os; print(os.environ['OMP_NUM_THREADS'])")]),
+        notebooks / "11_threads.ipynb",
+    )
+    assert render(["threads", "good"], {}, figures_dir=tmp_path, notebooks_dir=notebooks) == 0
+    executed = nbformat.read(tmp_path / "threads" / "11_threads.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "1\n"
+
+
 def executing(monkeypatch, wait) -> None:
     """Instead of executing a notebook, `wait()`."""
 
