@@ -9,6 +9,7 @@ from fmlora_lab import configure, restore, run
 from fmlora_lab.ahead import best_approximation, prepare, truncated
 from fmlora_lab.analysis.choices import smaller_ranks
 from fmlora_lab.analysis.relations import related
+from fmlora_lab.cli import main
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import prompt_drift, rank_choice, subspace_overlap
 from fmlora_lab.runs.run import parts
@@ -34,6 +35,20 @@ def stored(tmp_path_factory):
     fixed |= {"method.blocks": (1, 4), "method.basis_rank": 8, "method.lr": 0.02}
     fixed |= {"method.bases.lr": 0.01, "method.drs.candidates": (2, 4)}
     return run(configure("fm-lora", "folder", "smoke", fixed), root / "runs")
+
+
+@pytest.fixture
+def command(stored, monkeypatch):
+    """`command(run_id, *options)`: the exit code of `fmlora-lab examples`."""
+
+    def call(run_id: str, *options: str) -> int:
+        own = ["--runs-dir", str(stored.folder.path.parent), *options]
+        monkeypatch.setattr("sys.argv", ["fmlora-lab", "examples", run_id, *own])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0
+
+    return call
 
 
 def test_the_best_approximation_keeps_the_leading_directions():
@@ -101,6 +116,18 @@ def test_what_is_prepared_opens_in_every_explorer_without_the_factors(
     monkeypatch.setattr("fmlora_lab.explorers.choose.EXAMPLES", tmp_path)
     for explorer in (subspace_overlap, rank_choice, prompt_drift):
         assert explorer(tmp_path / "none", static=True).axes
+
+
+def test_the_command_makes_a_run_ready_for_the_explorers(stored, command, tmp_path, capsys):
+    assert command(stored.id, "--out", str(tmp_path)) == 0
+    assert capsys.readouterr().out == f"{stored.id}: ready for the explorers\n"
+    (shipped,) = runs(tmp_path)
+    assert smaller_ranks(shipped) == truncated(stored)
+
+
+def test_the_command_refuses_a_run_that_is_not_there(command, capsys):
+    assert command("0123abcd") == 2
+    assert "0123abcd" in capsys.readouterr().err
 
 
 def test_the_examples_that_ship_are_whole_and_small():
