@@ -51,7 +51,7 @@ def test_shipped_runs_on_cifar100_are_those_of_todays_configuration(real, weight
     with zipfile.ZipFile(real / "data" / "cifar100.zip") as archive:
         archive.extractall(tmp_path)
     given = {"benchmark.data": tmp_path / "cifar100", "backbone.weights": weights}
-    configs = configurations(ORDER, "folder", "cifar100-tiny", 1, given)
+    configs = configurations(ORDER, "folder", "cifar100-tiny", 3, given)
     model, stream = parts(configs[0])
     names = {config.run_id(stream.fingerprint, model.fingerprint) for config in configs}
     assert names == {run.id for run in runs(RESULTS / "cifar100-tiny")}
