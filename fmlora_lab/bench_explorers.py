@@ -57,10 +57,8 @@ def measure(page: "Page", moves: int) -> dict[str, Any]:
     keys = ["ArrowRight"] * len(sliders)
     for move in range(moves):
         k = move % len(sliders)
-        at, low, high = (
-            float(sliders[k].get_attribute(f"aria-value{end}")) for end in ("now", "min", "max")
-        )
-        keys[k] = {low: "ArrowRight", high: "ArrowLeft"}.get(at, keys[k])
+        low, now, high = browser.place(sliders[k])
+        keys[k] = {low: "ArrowRight", high: "ArrowLeft"}.get(now, keys[k])
         sliders[k].press(keys[k])
         page.wait_for_function(f"pictures.length == {move + 2}")
     opened, *moved = page.evaluate("pictures")

@@ -115,9 +115,15 @@ def run_all(page: "Page") -> None:
     page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
 
 
+def place(slider: "Locator") -> tuple[float, float, float]:
+    """A slider's lowest value, its value, its highest value."""
+    low, now, high = (slider.get_attribute(f"aria-value{end}") for end in ("min", "now", "max"))
+    return float(low), float(now), float(high)
+
+
 def nudge(slider: "Locator") -> None:
     """Move a slider's handle by a step with the keyboard, to where there is room."""
-    low, now = (float(slider.get_attribute(f"aria-value{end}")) for end in ("min", "now"))
+    low, now, _ = place(slider)
     slider.press("ArrowLeft" if now > low else "ArrowRight")
 
 

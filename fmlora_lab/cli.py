@@ -26,31 +26,35 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs", help="List, show, merge, ship and delete stored runs.")
-
 app.add_typer(data_app, name="data", help="Real benchmarks: list and get them.")
 
 RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
 ]
+BenchmarkName = Annotated[str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")]
+Data = Annotated[Path | None, typer.Option(help="Root of one's own images.")]
+Tasks = Annotated[int | None, typer.Option(help="Number of tasks.")]
+ProfileName = Annotated[str, typer.Option(help="A profile by name.")]
+BackboneTag = Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")]
+Weights = Annotated[Path | None, typer.Option(help="A local safetensors file.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the input in pixels.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("run")
 def run_command(
     method: Annotated[str, typer.Option(help="A method by name; `doctor` lists them.")] = "fm-lora",
-    benchmark: Annotated[
-        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
-    ] = "glyphs",
-    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    benchmark: BenchmarkName = "glyphs",
+    data: Data = None,
+    tasks: Tasks = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
-    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
+    profile: ProfileName = "demo",
     preset: Annotated[
         str, typer.Option(help="fair (tuned), paper (its published settings) or defaults.")
     ] = "fair",
-    backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    backbone: BackboneTag = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.basis_rank=32.")
     ] = None,
@@ -83,16 +87,14 @@ def compare_command(
     methods: Annotated[
         list[str] | None, typer.Argument(help="Methods; all by default.", show_default=False)
     ] = None,
-    benchmark: Annotated[
-        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
-    ] = "glyphs",
-    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    benchmark: BenchmarkName = "glyphs",
+    data: Data = None,
+    tasks: Tasks = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0 on.")] = 3,
-    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
-    backbone: Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    profile: ProfileName = "demo",
+    backbone: BackboneTag = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE for every method.")
     ] = None,
@@ -266,8 +268,8 @@ def report_command(
 def bench_command(
     what: Annotated[str, typer.Argument(help="training or explorers.")] = "training",
     backbone: Annotated[str, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = "glyphs-vit",
-    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds of all rows.")] = 10,
     moves: Annotated[int, typer.Option(min=1, help="Moves of each explorer's controls.")] = 60,
@@ -312,12 +314,10 @@ def examples_command(
 def tune_command(
     out: Annotated[Path, typer.Argument(help="The log and choice, as JSON.")],
     method: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
-    profile: Annotated[str, typer.Option(help="A profile by name.")] = "demo",
-    benchmark: Annotated[
-        str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")
-    ] = "glyphs",
-    data: Annotated[Path | None, typer.Option(help="Root of one's own images.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A local safetensors file.")] = None,
+    profile: ProfileName = "demo",
+    benchmark: BenchmarkName = "glyphs",
+    data: Data = None,
+    weights: Weights = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
     runs_dir: RunsDir = None,
 ) -> None:

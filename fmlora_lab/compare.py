@@ -8,12 +8,7 @@ import pandas as pd
 
 from fmlora_lab import plots
 from fmlora_lab.analysis.names import TITLES, method_of
-from fmlora_lab.analysis.tables import (
-    grouped,
-    publish,
-    summary_table,
-    to_markdown,
-)
+from fmlora_lab.analysis.tables import grouped, publish, summary_table, to_markdown
 from fmlora_lab.config import RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods import METHODS

@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fmlora_lab.methods  # noqa: F401  (a configuration names a method: all must be known)
-from fmlora_lab import training
+from fmlora_lab import cli, training
 from fmlora_lab.backbone.vit import AdaptedViT
 from fmlora_lab.benchmarks.stream import (
     Images,
@@ -36,6 +36,20 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("FMLORA_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call(*words)` runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["fmlora-lab", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return run
 
 
 @pytest.fixture

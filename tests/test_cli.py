@@ -9,21 +9,6 @@ import pytest
 from fmlora_lab import cli
 from fmlora_lab.methods import METHODS
 
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """`call(*words)` runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fmlora-lab", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return run
-
-
 SMOKE = ("--profile", "smoke", "--method", "prototypes")
 
 

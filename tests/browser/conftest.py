@@ -12,6 +12,7 @@ import pytest
 from fmlora_lab import browser
 
 ROOT = Path(__file__).parents[2]
+EXPLORERS = sorted(path.stem for path in (ROOT / "notebooks").glob("4?_*.ipynb"))
 SHOTS = ROOT / "build" / "screenshots"
 
 
@@ -53,6 +54,18 @@ def voila(project):
 
 
 @pytest.fixture
+def explorers():
+    """The names of the explorers' notebooks."""
+    return EXPLORERS
+
+
+@pytest.fixture(params=EXPLORERS)
+def name(request):
+    """Each explorer's notebook in turn."""
+    return request.param
+
+
+@pytest.fixture
 def errors():
     """What goes wrong on the page."""
     return []
@@ -66,9 +79,8 @@ def page(request, errors):
         yield page
         SHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SHOTS / f"{request.node.name}.png")
-    unreached = (
-        "net::ERR_NAME_NOT_RESOLVED"  # MathJax, which Voilà fetches where there is a network
-    )
+    # Voilà fetches MathJax where there is a network.
+    unreached = "net::ERR_NAME_NOT_RESOLVED"
     assert [error for error in errors if unreached not in error] == []
 
 

@@ -2,19 +2,12 @@
 
 import re
 
-import pytest
-
 from fmlora_lab import browser
 
 WENT_WRONG = (
     '[data-mime-type="application/vnd.jupyter.error"], '
     '[data-mime-type="application/vnd.jupyter.stderr"]'
 )
-EXPLORERS = {
-    "40_subspace_overlap": "Do the tasks write into the same directions?",
-    "41_rank_choice": "rank",
-    "42_prompt_drift": "prompt",
-}
 
 
 def run_to_the_end(page, address) -> None:
@@ -41,7 +34,6 @@ def test_it_begins_with_a_page_that_says_where_to_go(page, lab):
     page.get_by_role("heading", name="10 · Forgetting").wait_for()
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
 def test_an_explorer_follows_its_controls(page, changes, lab, name):
     run_to_the_end(page, lab(f"lab/tree/notebooks/{name}.ipynb"))
     assert_sound(page)
