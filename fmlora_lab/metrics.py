@@ -1,4 +1,4 @@
-"""The accuracy matrix and what is derived from it (METHOD section 7). Nothing here imports torch.
+"""The accuracy matrix and what is derived from it: docs/method.md, section 7. No torch here.
 
 a[t, i] is the accuracy on task i's test images after learning task t, in percent; NaN where it was
 not measured (i > t, and every row but the last for joint training).
@@ -44,16 +44,21 @@ def summary(a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
     return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
 
 
-def mtil(a: Matrix) -> dict[str, float]:
-    """Transfer, Average and Last of a full matrix (zero-shot accuracies above the diagonal)."""
+def transfer(a: Matrix) -> dict[str, float | None]:
+    """Transfer, Average and Last of a matrix that is measured above its diagonal too, in percent.
+
+    Transfer is the mean over tasks j > 1 of their accuracy before they were learned, mean of
+    a[i, j] over i < j; None where it was not measured.
+    """
     n = len(a)
-    transfer = np.mean([a[:j, j].mean() for j in range(1, n)])
-    return {"transfer": float(transfer), "average": float(a.mean()), "last": float(a[-1].mean())}
+    ahead = np.mean([a[:j, j].mean() for j in range(1, n)]) if n > 1 else np.nan
+    values = {"transfer": ahead, "average": a.mean(), "last": a[-1].mean()}
+    return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95% percentile bootstrap interval of the mean over seeds, from 10,000 resamples."""
-    values = np.asarray(values, float)
-    draws = np.random.default_rng(seed).integers(len(values), size=(10_000, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    sample = np.asarray(values, float)
+    draws = np.random.default_rng(seed).integers(len(sample), size=(10_000, len(sample)))
+    low, high = np.quantile(sample[draws].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

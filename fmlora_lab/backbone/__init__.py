@@ -1,1 +1,1 @@
-"""A pre-trained timm ViT, adapted from outside: low-rank sites, prompts, a head."""
+"""Pre-trained networks, adapted from outside: low-rank sites, prompts, never a forked line."""

@@ -1,31 +1,73 @@
-"""What a method must say, and the registry.
+"""What a method must say: its record, and what it does with a task.
 
 A method says: its update at each site as factors (U, C, V), its prompts, its parameter groups,
-how it spends its epochs, its loss if not the common one, and what it does when a task begins and
-ends. The loop, the head, evaluation, checkpoints, logging and speed are the lab's.
+how it spends its epochs, its loss and its step if not the common ones, and what it does when a
+task begins and ends. The loop, the head, evaluation, checkpoints, logging and speed are the lab's.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from fmlora_lab.backbone.heads import Head
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts
-from fmlora_lab.config import MethodSettings
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.benchmarks.stream import Images
+from fmlora_lab.config import METHOD_LABELS, MethodLabel, MethodSettings
+from fmlora_lab.heads import TrainedHead
 
 Layer = Literal["attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"]
+
+
+Space = Mapping[str, Sequence[Any]]
+"""Values to try of each dotted setting."""
+HEAD_RATES: Space = {"training.lr_head": (5e-3, 1e-2, 2e-2)}
+"""What is tuned for every method that trains a head."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that the lab knows of a method beyond its page: tables, figures, tuning, explorers and
+    tests read it, and no other file knows a method's name."""
+
+    name: str
+    """That of its settings, by which it is asked for."""
+    title: str
+    """For readers."""
+    family: str
+    """One of `config.FAMILIES`, or a new one: colours and the order of tables go by it."""
+    what: str
+    """In one line, for lists."""
+    source: str = ""
+    """The paper: authors, title, venue, arXiv number."""
+    since: str = ""
+    """Year and month of the paper; newer methods stand first in their family."""
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    """The paper's settings, dotted; `configure(..., preset="paper")` takes them."""
+    search: Space = field(default_factory=dict)
+    """What tuning may try; nothing for a method that is no rival."""
+    search_short: Space = field(default_factory=dict)
+    """The same where runs take minutes: the one rate that decides most."""
+    updates: Literal["factors", "cores"] | None = None
+    """How `end_task`'s record holds the task's low-rank update: see `config.MethodLabel`."""
+    ships: tuple[str, ...] = ()
+    """Arrays of that record that go with a run when it is shipped, since a reader opens them."""
+    one_task: bool = False
+    """It sees the whole stream as one task: joint training, which is no rival."""
 
 
 class SiteSettings(MethodSettings):
     """Settings shared by methods that adapt sites."""
 
-    layers: tuple[Layer, ...] = Field(("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), min_length=1)
+    layers: tuple[Layer, ...] = Field(
+        default=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), min_length=1
+    )
     """Which linear layers are adapted; `attn.q`, `attn.k`, `attn.v` are rows of the fused qkv."""
     blocks: tuple[int, ...] | None = None
     """Which blocks are adapted, counted from 0; all by default."""
@@ -39,6 +81,14 @@ class TaskInfo:
     classes: range
     generator: torch.Generator
     """For this task's initial values, seeded by (seed, purpose, task)."""
+    seen: int = 0
+    """Classes of earlier tasks that the loss tells the task's own from; 0 for a loss over the
+    task."""
+
+    @property
+    def told_apart(self) -> int:
+        """Number of classes that the loss tells apart."""
+        return self.seen + len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -61,13 +111,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss may look at: features (B, d), logits (B, k) of the task's classes, labels (B,)
-    among them, and the query (B, d) of a method that `needs_query`."""
+    """What a loss may look at: features (B, d), logits (B, k) of the classes that it tells apart,
+    labels (B,) among them, and the query (B, d) of a method that `needs_query`."""
 
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-    query: Tensor | None
+    features: Float[Tensor, "B d"]
+    logits: Float[Tensor, "B k"]
+    labels: Int64[Tensor, "B"]
+    query: Float[Tensor, "B d"] | None
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What a training step has: augmented images on the device, their query where it is known
+    already, the method's mean loss of any images, and the optimiser, None in a stage that only
+    sums gradients. `loss` makes the update and the prompts anew each time it is called."""
+
+    images: Images
+    query: Float[Tensor, "B d"] | None
+    loss: Callable[[Images, Tensor | None], Tensor]
+    optimizer: torch.optim.Optimizer | None
 
 
 @dataclass(frozen=True)
@@ -95,17 +157,15 @@ class Method(nn.Module):
     It is in training mode during training steps and in evaluation mode otherwise.
     """
 
-    one_task = False
-    """True for a method that sees the whole stream as one task (joint training)."""
+    record: ClassVar[Record]
+    model: Tower
     predicts_by_means = False
     """True for a method that has no trained head and is ranked by class means."""
-    published: ClassVar[dict[str, Any]] = {}
-    """The paper's settings, dotted; `configure(..., preset="paper")` takes them."""
     needs_query = False
     """True for a method that chooses by the frozen backbone's features of each image; they cost a
     second forward pass without gradients."""
 
-    def __init__(self, settings: MethodSettings, model: AdaptedViT):
+    def __init__(self, settings: MethodSettings, model: Tower):
         super().__init__()
         self.settings = settings
         # Held outside the module tree: the frozen backbone is no part of a method's state.
@@ -118,8 +178,12 @@ class Method(nn.Module):
         """How the task's epochs are spent; `epochs` is what the configuration grants."""
         yield Stage("train", epochs)
 
-    def factors(self) -> list[Factors | None]:
-        """The update at every site of the model, in its order; differentiable."""
+    def factors(self, query: Tensor | None = None) -> Sequence[Factors | None]:
+        """The update at every site of the model, in its order; differentiable.
+
+        `query` as for `prompts`: a method that infers the task of an image from it gives each
+        image its own columns (`Factors.columns`).
+        """
         return [None] * len(self.model.sites)
 
     def prompts(self, query: Tensor | None) -> Prompts | None:
@@ -142,8 +206,22 @@ class Method(nn.Module):
         """Called before each training step, with the epoch's generator for random choices."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch; by default cross-entropy over the task's classes."""
+        """Mean loss of a batch; by default cross-entropy over the classes it tells apart."""
         return F.cross_entropy(batch.logits, batch.labels)
+
+    def step(self, batch: StepBatch) -> Tensor:
+        """One training step: forward, backward, update; returns the mean loss, detached.
+
+        A method that projects gradients, takes a batch in halves or thresholds its numbers after
+        the update does it here.
+        """
+        loss = batch.loss(batch.images, batch.query)
+        if batch.optimizer is not None:
+            batch.optimizer.zero_grad()
+        loss.backward()
+        if batch.optimizer is not None:
+            batch.optimizer.step()
+        return loss.detach()
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         """A batch of an `observe` stage: features (B, d), labels (B,) among all classes."""
@@ -155,7 +233,7 @@ class Method(nn.Module):
         """Freeze, merge or keep what the task leaves behind; return what analysis needs of it."""
         return {}
 
-    def correct_head(self, head: Head, generator: torch.Generator) -> None:
+    def correct_head(self, head: TrainedHead, generator: torch.Generator) -> None:
         """Called when a task has ended; a method that keeps statistics of the classes may train
         the head on them."""
 
@@ -165,20 +243,29 @@ class Method(nn.Module):
 
 
 METHODS: dict[str, type[Method]] = {}
-"""Every method by the name of its settings."""
+"""Every method by the name of its settings; `registry` has the lab's own in it."""
 
 
-def register(settings: type[MethodSettings]) -> Callable[[type[Method]], type[Method]]:
-    """Make a method known by its settings' name: in `run`, the CLI, every table, the tests."""
+M = TypeVar("M", bound=Method)
 
-    def enter(method: type[Method]) -> type[Method]:
-        METHODS[settings.model_fields["name"].default] = method
+
+def register(settings: type[MethodSettings], **record: Any) -> Callable[[type[M]], type[M]]:
+    """Make a method known by its settings' name: in `run`, the command line, tables, tests.
+
+    `record` are the fields of its `Record`.
+    """
+
+    def enter(method: type[M]) -> type[M]:
+        name = settings.model_fields["name"].default
+        method.record = own = Record(name, **record)
+        METHODS[name] = method
+        METHOD_LABELS[name] = MethodLabel(own.title, own.family, own.updates, own.one_task)
         return method
 
     return enter
 
 
-def build(settings: Any, model: AdaptedViT) -> Method:
+def build(settings: Any, model: Tower) -> Method:
     """The configured method on this model; sites are adapted where its settings name layers."""
     if isinstance(settings, SiteSettings):
         model.adapt(settings.layers, settings.blocks)

@@ -1,16 +1,16 @@
-"""Where F-LoRA's bases can come from besides the first task (METHOD section 2).
+"""Where F-LoRA's bases can come from besides the first task (docs/method.md, section 2).
 
-Each source gives (A, C, B) a site: A (d_out, R), B (d_in, R) orthonormal, C zero.
+Each source gives (A, C, B) a site: A (o, R), B (i, R) orthonormal, C zero. Shape letters:
+o = d_out, i = d_in, R the width of the bases.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import Site
-from fmlora_lab.methods.fm_lora.factorized import thin_svd
-
-Triple = tuple[Tensor, Tensor, Tensor]
+from fmlora_lab.backbone.sites import Site
+from fmlora_lab.methods.fm_lora.factorized import Triple, thin_svd
 
 
 def from_weight_svd(site: Site, R: int) -> Triple:
@@ -43,13 +43,11 @@ class GradientSketch(nn.Module):
         self.U, self.V = nn.ParameterList(), nn.ParameterList()
         for site in sites:
             k = min(R + 8, site.d_out, site.d_in)  # 8 more than asked for, as is usual
-            for factors, rows, own in (
-                (self.U, site.d_out, slice(k, None)),
-                (self.V, site.d_in, slice(0, k)),
-            ):
-                test = torch.zeros(rows, 2 * k)
-                test[:, own] = torch.randn(rows, k, generator=generator) / rows**0.5
-                factors.append(nn.Parameter(test.to(site.weight)))
+            U, V = torch.zeros(site.d_out, 2 * k), torch.zeros(site.d_in, 2 * k)
+            U[:, k:] = torch.randn(site.d_out, k, generator=generator) / site.d_out**0.5
+            V[:, :k] = torch.randn(site.d_in, k, generator=generator) / site.d_in**0.5
+            self.U.append(U.to(site.weight))
+            self.V.append(V.to(site.weight))
 
     def factors(self) -> list[Factors]:
         return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]
@@ -83,14 +81,14 @@ def shared(triples: list[Triple], groups: list[list[int]], R: int) -> list[Tripl
     return found
 
 
-def _weighted(basis: Tensor, core: Tensor) -> Tensor:
+def _weighted(basis: Float[Tensor, "d R"], core: Float[Tensor, "R R"]) -> Float[Tensor, "d R"]:
     return basis @ core if core.any() else basis
 
 
-def _common(sides: list[Tensor], R: int) -> Tensor:
+def _common(sides: list[Float[Tensor, "d _"]], R: int) -> Float[Tensor, "d {R}"]:
     left, _, _ = torch.linalg.svd(torch.cat(sides, dim=1).double(), full_matrices=False)
     return left[:, :R].to(sides[0])
 
 
-def _with_zero_core(A: Tensor, B: Tensor) -> Triple:
+def _with_zero_core(A: Float[Tensor, "o R"], B: Float[Tensor, "i R"]) -> Triple:
     return A, A.new_zeros(A.shape[1], A.shape[1]), B

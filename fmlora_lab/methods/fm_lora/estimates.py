@@ -6,10 +6,13 @@ is learned. Notebook 23 asks whether any of them ranks the tasks as H does.
 """
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 EARLY = 3
 """Batches that count as the first."""
+ESTIMATES = ("early_loss", "early_gradient", "means_error")
+"""Of what is measured, as a task's record has it."""
 
 
 class Estimates(nn.Module):
@@ -25,15 +28,15 @@ class Estimates(nn.Module):
     def begin_task(self) -> None:
         self.__init__()
 
-    def observe(self, features: Tensor, labels: Tensor) -> None:
-        """Features (B, d) of the task's images before it is learned, labels (B,)."""
+    def observe(self, features: Float[Tensor, "B d"], labels: Int64[Tensor, "B"]) -> None:
+        """Features of the task's images before it is learned."""
         self.seen.append((features.float(), labels))
 
     def end_observing(self) -> None:
         features, labels = (torch.cat(part) for part in zip(*self.seen, strict=True))
         self.means, self.seen = means_error(features, labels), []
 
-    def observe_loss(self, loss: Tensor) -> None:
+    def observe_loss(self, loss: Float[Tensor, ""]) -> None:
         """The loss of a step of the preliminary epoch."""
         if len(self.losses) < EARLY:
             self.losses = torch.cat([self.losses.to(loss.device), loss.detach().reshape(1)])
@@ -50,15 +53,12 @@ class Estimates(nn.Module):
 
     def record(self) -> dict[str, Tensor]:
         """What was measured of the task."""
-        return {
-            "early_loss": self.losses.mean(),
-            "early_gradient": self.gradients.mean(),
-            "means_error": self.means,
-        }
+        measured = (self.losses.mean(), self.gradients.mean(), self.means)
+        return dict(zip(ESTIMATES, measured, strict=True))
 
 
-def means_error(features: Tensor, labels: Tensor) -> Tensor:
-    """Share of images (n, d) whose nearest class mean by cosine is another class's.
+def means_error(features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Share of images whose nearest class mean by cosine is another class's.
 
     Each image is left out of its own class's mean; where it was alone, no mean is left and it
     counts as another's.

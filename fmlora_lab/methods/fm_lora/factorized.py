@@ -1,21 +1,29 @@
-"""F-LoRA: shared bases, per-task coefficients (METHOD section 2).
+"""F-LoRA: shared bases, per-task coefficients (docs/method.md, section 2).
 
     W_t = W0 + A C_t Bᵀ        C_t = C_{t-1} + M_t N_tᵀ
 
-Shapes: S sites, A (d_out, R), B (d_in, R), C (S, R, R), M and N (S, R, r). A and B are frozen for
-ever once they are made; the cores of all sites are one tensor, so a step forms them in one go.
+Shapes: S sites, A (o, R), B (i, R), C (S, R, R), M and N (S, R, r), with o = d_out, i = d_in. A and
+B are frozen for ever once they are made; the cores of all sites are one tensor, so a step forms
+them in one go.
 """
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import Site
+from fmlora_lab.backbone.sites import Site
+
+Triple = tuple[Float[Tensor, "_ R"], Float[Tensor, "R R"], Float[Tensor, "_ R"]]
+"""A, C, B of a site."""
 
 
 class FactorizedLoRA(nn.Module):
     """The factors of all sites. It is either `learning_bases` (task 1 as an ordinary LoRA of
     rank R, factors U and V) or adding coefficients to frozen bases."""
+
+    core: Tensor
+    own: Tensor
 
     def __init__(self, sites: list[Site], basis_rank: int):
         super().__init__()
@@ -35,11 +43,11 @@ class FactorizedLoRA(nn.Module):
         """Whether a task's update is being learned, so that it is not in the core yet."""
         return self.learning_bases or self.M.numel() > 0
 
-    def bases(self) -> list[tuple[Tensor, Tensor]]:
+    def bases(self) -> list[tuple[Float[Tensor, "_ R"], Float[Tensor, "_ R"]]]:
         """(A, B) of every site."""
         return [(getattr(self, f"A{i}"), getattr(self, f"B{i}")) for i in range(self.sites)]
 
-    def set_bases(self, triples: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    def set_bases(self, triples: list[Triple]) -> None:
         """Take A, core and B of every site; from here on A and B never change."""
         for i, (A, C, B) in enumerate(triples):
             getattr(self, f"A{i}").copy_(A)
@@ -49,11 +57,9 @@ class FactorizedLoRA(nn.Module):
     def begin_bases(self, generator: torch.Generator) -> None:
         """Task 1 as an ordinary LoRA of rank R: U from zero, V Gaussian with std 1/√d_in."""
         self.learning_bases = True
-        self.U, self.V = nn.ParameterList(), nn.ParameterList()
-        for A, B in self.bases():
-            self.U.append(nn.Parameter(torch.zeros_like(A)))
-            draw = torch.randn(B.shape, generator=generator) / B.shape[0] ** 0.5
-            self.V.append(nn.Parameter(draw.to(B)))
+        self.U = nn.ParameterList(torch.zeros_like(A) for A, _ in self.bases())
+        draws = (torch.randn(B.shape, generator=generator) for _, B in self.bases())
+        self.V = nn.ParameterList((draw / len(draw) ** 0.5).to(self.core) for draw in draws)
 
     @torch.no_grad()
     def make_bases(self) -> None:
@@ -63,13 +69,16 @@ class FactorizedLoRA(nn.Module):
         self.learning_bases = False
 
     def begin_coefficients(
-        self, ranks: Tensor, generator: torch.Generator, own: Tensor | None = None
+        self,
+        ranks: Int64[Tensor, "S"],
+        generator: torch.Generator,
+        own: Int64[Tensor, "n"] | None = None,
     ) -> None:
         """New M (Gaussian, std 1/√R) and N (zero): ΔW_t = 0 at the start.
 
-        `ranks` (S,) is each site's task rank; columns beyond it are zero in M and N alike, so
-        that no gradient ever reaches them. `own` lists the basis directions that the task may
-        write into; all by default.
+        `ranks` is each site's task rank; columns beyond it are zero in M and N alike, so that no
+        gradient ever reaches them. `own` lists the basis directions that the task may write into;
+        all by default.
         """
         self.own.fill_(0.0 if own is not None else 1.0)
         if own is not None:
@@ -81,44 +90,47 @@ class FactorizedLoRA(nn.Module):
         self.N = nn.Parameter(torch.zeros_like(self.M))
 
     @torch.no_grad()
-    def keep_columns(self, ranks: Tensor) -> None:
-        """Keep the first columns of M and N, `ranks` (S,) of them a site, as they are."""
+    def keep_columns(self, ranks: Int64[Tensor, "S"]) -> None:
+        """Keep the first columns of M and N, `ranks` of them a site, as they are."""
         r = int(ranks.max())
         keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)[:, None, :]
         self.M, self.N = nn.Parameter(self.M[..., :r] * keep), nn.Parameter(self.N[..., :r] * keep)
 
     @torch.no_grad()
-    def end_coefficients(self) -> Tensor:
+    def end_coefficients(self) -> Float[Tensor, "S R R"]:
         """C_t = C_{t-1} + M_t N_tᵀ; M and N leave. Returns the task's own core M_t N_tᵀ."""
         own = self._in_own(self.M) @ self._in_own(self.N).mT
         self.core += own
         self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
         return own
 
-    def factors(self, columns: Tensor | None = None) -> list[Factors]:
-        """U, C, V of every site; `columns` (S, r) or (r,) weighs the columns (nested ranks)."""
+    def factors(
+        self, columns: Float[Tensor, "S r"] | Float[Tensor, "r"] | None = None
+    ) -> list[Factors]:
+        """U, C, V of every site; `columns` weighs the columns (nested ranks)."""
         if self.learning_bases:
-            C = None if columns is None else torch.diag_embed(columns).expand(self.sites, -1, -1)
-            return [
-                Factors(U, None if C is None else C[i], V)
-                for i, (U, V) in enumerate(zip(self.U, self.V, strict=True))
-            ]
+            cores = [None] * self.sites
+            if columns is not None:
+                cores = torch.diag_embed(columns).expand(self.sites, -1, -1).unbind()
+            return [Factors(*parts) for parts in zip(self.U, cores, self.V, strict=True)]
         core = self.core
         if self.M.numel():
             M = self.M if columns is None else self.M * columns[..., None, :]
             core = torch.baddbmm(core, self._in_own(M), self._in_own(self.N).mT)
         return [Factors(A, C, B) for (A, B), C in zip(self.bases(), core.unbind(), strict=True)]
 
-    def _in_own(self, coefficients: Tensor) -> Tensor:
-        """M or N (S, R, r) with the rows of directions that are not the task's own set to zero."""
+    def _in_own(self, coefficients: Float[Tensor, "S R r"]) -> Float[Tensor, "S R r"]:
+        """M or N with the rows of directions that are not the task's own set to zero."""
         return coefficients * self.own[:, None]
 
 
-def thin_svd(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD of U Vᵀ by QR of U (o, k) and V (i, k) and a k × k SVD, in float64.
+def thin_svd(
+    U: Float[Tensor, "o k"], V: Float[Tensor, "i k"]
+) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k k"], Float[Tensor, "i k"]]:
+    """SVD of U Vᵀ by QR of U and V and a k × k SVD, in float64.
 
-    Returns A (o, k), diag(σ) (k, k), B (i, k) in the type of U, σ falling: the first k' columns
-    are the best basis of rank k'. The (o, i) product is never formed.
+    Returns A, diag(σ), B in the type of U, σ falling: the first k' columns are the best basis of
+    rank k'. The (o, i) product is never formed.
     """
     Qu, Ru = torch.linalg.qr(U.double())
     Qv, Rv = torch.linalg.qr(V.double())

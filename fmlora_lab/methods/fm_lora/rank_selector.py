@@ -1,4 +1,4 @@
-"""DRS, the dynamic rank selector (METHOD section 3).
+"""DRS, the dynamic rank selector (docs/method.md, section 3).
 
     p(r | T_t) = softmax_r( score_r )        r_t = argmax_r score_r
 
@@ -7,7 +7,7 @@
 
 H > 0, so the argmax of the paper's form is argmax_r w_r whatever H is: the chosen rank cannot
 depend on the task unless w changes. The calibrated form adds a cost λ of capacity, and a harder
-task then gets a larger rank.
+task then gets a larger rank. Shape letters: n choices at once, c candidates.
 """
 
 import itertools
@@ -15,33 +15,34 @@ import math
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int64
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fmlora_lab.config import Settings
-from fmlora_lab.rank_scores import scores
+from fmlora_lab.methods.fm_lora.scores import scores
 
 
 class DRSSettings(Settings):
     enabled: bool = True
     """False: every task gets the fixed `method.rank`."""
     form: Literal["calibrated", "paper"] = "calibrated"
-    candidates: tuple[int, ...] = Field((2, 4, 8, 16), min_length=1)
+    candidates: tuple[int, ...] = Field(default=(2, 4, 8, 16), min_length=1)
     """Task ranks to choose from, rising; those above R are left out."""
-    tau: float = Field(1.0, gt=0)
+    tau: float = Field(default=1.0, gt=0)
     """Temperature of the choice."""
-    tau_decay: float = Field(1.0, gt=0, le=1)
+    tau_decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on τ after each task (1: no annealing)."""
-    cost: float | None = Field(None, ge=0)
+    cost: float | None = Field(default=None, ge=0)
     """λ; by default set once, so that the first task's H lies on the border of the two middle
     candidates."""
     learn_w: bool = True
     """Whether w learns through Gumbel-Softmax during the preliminary epoch."""
-    lr: float = Field(1e-2, gt=0)
+    lr: float = Field(default=1e-2, gt=0)
     """Learning rate of w."""
     per_site: bool = False
     """One choice a site instead of one a task."""
-    hold_out: float = Field(0.1, gt=0, lt=1)
+    hold_out: float = Field(default=0.1, gt=0, lt=1)
     """Share of the task's training images on which H is measured."""
     estimates: bool = False
     """Also measure what might stand in for the preliminary epoch (`estimates.py`)."""
@@ -56,8 +57,10 @@ class DRSSettings(Settings):
         return value
 
 
-def gumbel_softmax(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:
-    """One-hot draws (..., c) whose gradient is that of softmax((logits + Gumbel noise) / τ).
+def gumbel_softmax(
+    logits: Float[Tensor, "... c"], tau: float, generator: torch.Generator
+) -> Float[Tensor, "... c"]:
+    """One-hot draws whose gradient is that of softmax((logits + Gumbel noise) / τ).
 
     Jang et al. 2017, straight-through; the noise comes from `generator`.
     """
@@ -74,6 +77,13 @@ class RankSelector(nn.Module):
     not increase (sums of softplus), anchored at the smallest candidate's w. Both forms start from
     w_r = log2(1 + r / r_min).
     """
+
+    ranks: Tensor
+    anchor: Tensor
+    cost: Tensor
+    cost_is_set: Tensor
+    tau: Tensor
+    loss_sum: Tensor
 
     def __init__(self, settings: DRSSettings, basis_rank: int, n: int):
         super().__init__()
@@ -97,56 +107,51 @@ class RankSelector(nn.Module):
     def r_max(self) -> int:
         return int(self.ranks[-1])
 
-    def w(self) -> Tensor:
-        """w (n, c)."""
+    def w(self) -> Float[Tensor, "n c"]:
         if self.settings.form == "paper":
             return self.theta
         slopes = nn.functional.softplus(self.theta).flip(-1).cumsum(-1).flip(-1)
         rise = (slopes * self.ranks.diff()).cumsum(-1)
         return torch.cat([self.anchor.expand(len(rise), 1), self.anchor + rise], dim=-1)
 
-    def complexity(self, loss: float | Tensor, n_classes: int) -> Tensor:
+    def complexity(self, loss: float | Float[Tensor, ""], n_classes: int) -> Float[Tensor, ""]:
         """H of a mean loss: the loss itself (paper), or divided by ln K (calibrated)."""
         scale = 1.0 if self.settings.form == "paper" else math.log(max(n_classes, 2))
         return torch.as_tensor(loss).to(self.ranks) / scale
 
-    def scores(self, H: Tensor) -> Tensor:
-        """score_r (n, c) at the selector's present w, λ and τ."""
+    def scores(self, H: Float[Tensor, ""]) -> Float[Tensor, "n c"]:
+        """score_r at the selector's present w, λ and τ."""
         cost = 0.0 if self.settings.form == "paper" else self.cost
         return scores(H, self.w(), self.ranks, float(self.tau), cost)
 
     def begin_task(self) -> None:
         self.loss_sum.zero_()
 
-    def observe(self, loss: Tensor) -> None:
+    def observe(self, loss: Float[Tensor, ""]) -> None:
         """Take a training loss into the running estimate of H."""
         self.loss_sum += torch.stack([loss.detach(), torch.ones_like(loss)]).to(self.loss_sum)
 
-    def draw(self, n_classes: int, generator: torch.Generator) -> Tensor:
-        """Column weights s (n, r_max) of one nested-rank step: s_j = Σ_{r ≥ j} g_r.
+    def draw(self, n_classes: int, generator: torch.Generator) -> Float[Tensor, "n {self.r_max}"]:
+        """Column weights s of one nested-rank step: s_j = Σ_{r ≥ j} g_r.
 
         Column j is used exactly when the drawn rank is at least j. Before the first loss is
         known, H is 1 in units of ln K.
         """
-        if self.loss_sum[1] > 0:
-            H = self.complexity(self.loss_sum[0] / self.loss_sum[1], n_classes)
-        else:
-            H = self.complexity(math.log(max(n_classes, 2)), n_classes)
+        total, n = self.loss_sum
+        H = self.complexity(total / n if n > 0 else math.log(max(n_classes, 2)), n_classes)
         g = gumbel_softmax(self.scores(H), float(self.tau), generator)
-        return g @ self.uses_column().to(g)
-
-    def uses_column(self) -> Tensor:
-        """(c, r_max): whether candidate c uses column j."""
-        return torch.arange(self.r_max, device=self.ranks.device) < self.ranks[:, None]
+        uses_column = torch.arange(self.r_max, device=g.device) < self.ranks[:, None]  # (c, r_max)
+        return g @ uses_column.to(g)
 
     @torch.no_grad()
-    def choose(self, H: Tensor) -> tuple[Tensor, Tensor]:
-        """Chosen ranks (n,) and probabilities (n, c) at complexity H, without noise.
+    def choose(self, H: Float[Tensor, ""]) -> tuple[Int64[Tensor, "n"], Float[Tensor, "n c"]]:
+        """Chosen ranks and probabilities at complexity H, without noise.
 
-        The first call sets λ where the settings left it open: the border between the two middle
-        candidates a < b lies at H = λ (b − a) / (r_max (w_b − w_a)).
+        The first call with H > 0 sets λ where the settings left it open: the border between the
+        two middle candidates a < b lies at H = λ (b − a) / (r_max (w_b − w_a)). A first task of a
+        single class has H = 0, which says nothing of what is hard.
         """
-        if not self.cost_is_set and len(self.ranks) > 1:
+        if not self.cost_is_set and H > 0 and len(self.ranks) > 1:
             a = (len(self.ranks) - 1) // 2
             w = self.w().mean(0)
             rise = (w[a + 1] - w[a]) / (self.ranks[a + 1] - self.ranks[a])
@@ -159,6 +164,6 @@ class RankSelector(nn.Module):
         self.tau.mul_(self.settings.tau_decay)
 
 
-def inverse_softplus(y: Tensor) -> Tensor:
+def inverse_softplus(y: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """x with softplus(x) = y, for y > 0."""
     return y + torch.log(-torch.expm1(-y))

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def scores(H: Any, w: Any, ranks: Any, tau: Any, cost: Any) -> Any:
-    """score_r = ( w_r · H − λ · r / r_max ) / τ, METHOD section 3: arrays (..., c).
+    """score_r = ( w_r · H − λ · r / r_max ) / τ, docs/method.md, section 3: arrays (..., c).
 
     Complexity H (scalar or (..., 1)), weights w (..., c), candidates `ranks` (c,), rising;
     `cost` λ = 0 is the paper's form.

@@ -9,21 +9,23 @@ a loss outside autocast would pull other keys than those of the prompts in use.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
-def uniform(*shape: int, generator: torch.Generator) -> Tensor:
+def uniform(*shape: int, generator: torch.Generator) -> Float[Tensor, "..."]:
     """Values in [-1, 1), as the prompt methods' official codes draw them."""
     return 2 * torch.rand(*shape, generator=generator) - 1
 
 
-def halves(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., L, d) to keys and values (..., L/2, d) each."""
+def halves(
+    tokens: Float[Tensor, "*n L d"],
+) -> tuple[Float[Tensor, "*n L//2 d"], Float[Tensor, "*n L//2 d"]]:
+    """Tokens of a prefix to its keys and values."""
     keys, values = tokens.chunk(2, dim=-2)
     return keys, values
 
 
-def cosines(query: Tensor, keys: Tensor) -> Tensor:
-    """Queries (B, d) and keys (n, d) to their cosines (B, n)."""
+def cosines(query: Float[Tensor, "B d"], keys: Float[Tensor, "n d"]) -> Float[Tensor, "B n"]:
     with torch.autocast(query.device.type, enabled=False):
         return F.normalize(query, dim=1) @ F.normalize(keys, dim=1).T

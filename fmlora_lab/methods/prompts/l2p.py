@@ -15,50 +15,61 @@ prompts that most of them chose, so that a prediction depends on its neighbours.
 code (L2P++) puts prefixes into the first block's attention and reads [CLS].
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import MethodSettings
-from fmlora_lab.methods.method import Batch, Group, Method, TaskInfo, register
-from fmlora_lab.methods.prompting import cosines, uniform
+from fmlora_lab.methods.method import HEAD_RATES, Batch, Group, Method, TaskInfo, register
+from fmlora_lab.methods.prompts.prefixes import cosines, uniform
 
 
 class L2PSettings(MethodSettings):
     name: Literal["l2p"] = "l2p"
-    pool: int = Field(10, ge=1)
+    pool: int = Field(default=10, ge=1)
     """Prompts in the pool."""
-    length: int = Field(5, ge=0)
+    length: int = Field(default=5, ge=0)
     """Tokens of each prompt."""
-    top: int = Field(5, ge=1)
+    top: int = Field(default=5, ge=1)
     """Prompts an image takes."""
-    pull: float = Field(0.1, ge=0)
+    pull: float = Field(default=0.1, ge=0)
     """λ, how strongly chosen keys are pulled to the queries."""
     batchwise: bool = False
     """As in the port: one choice for a whole batch."""
     read: Literal["prompts", "cls"] = "prompts"
     """What the classifier reads: the mean of the prompts' outputs, or what timm reads."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Learning rate of prompts and keys."""
 
     @model_validator(mode="after")
-    def _top_within_pool(self) -> Self:
+    def _top_within_pool(self) -> "L2PSettings":
         if self.top > self.pool:
             raise ValueError(f"method.top is {self.top}; allowed: at most method.pool, {self.pool}")
         return self
 
 
-@register(L2PSettings)
+@register(
+    L2PSettings,
+    title="L2P",
+    family="prompts",
+    what="a pool of prompts, each image takes the nearest",
+    source="Wang et al. 2022, CVPR, arXiv 2112.08654",
+    since="2021-12",
+    paper={"method.lr": 0.03 * 16 / 256},
+    search={**HEAD_RATES, "method.lr": (1e-3, 3e-3, 1e-2, 3e-2), "method.read": ("prompts", "cls")},
+    search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+)
 class L2P(Method):
     settings: L2PSettings
     needs_query = True
-    published: ClassVar = {"method.lr": 0.03 * 16 / 256}
 
-    def __init__(self, settings: L2PSettings, model: AdaptedViT):
+    def __init__(self, settings: L2PSettings, model: Tower):
         super().__init__(settings, model)
         self.P = nn.Parameter(torch.zeros(settings.pool, settings.length, model.width))
         self.keys = nn.Parameter(torch.zeros(settings.pool, model.width))
@@ -69,8 +80,8 @@ class L2P(Method):
             self.P.copy_(uniform(*self.P.shape, generator=task.generator))
             self.keys.copy_(uniform(*self.keys.shape, generator=task.generator))
 
-    def chosen(self, query: Tensor) -> Tensor:
-        """The prompts (B, top) that each image takes."""
+    def chosen(self, query: Float[Tensor, "B d"]) -> Int64[Tensor, "B top"]:
+        """The prompts that each image takes."""
         chosen = cosines(query, self.keys).topk(self.settings.top, dim=1).indices
         if self.settings.batchwise:
             votes = chosen.flatten().bincount(minlength=self.settings.pool)
@@ -80,12 +91,14 @@ class L2P(Method):
     def prompts(self, query: Tensor | None) -> Prompts | None:
         if not self.settings.length:
             return None
+        assert query is not None  # which the method needs
         # A product, not an index: its gradient sums in one order, so that runs repeat to the bit.
         pick = F.one_hot(self.chosen(query), self.settings.pool).to(self.P)
         tokens = torch.einsum("bnp,pld->bnld", pick, self.P).flatten(1, 2)
         return Prompts(tokens, read=self.settings.read == "prompts")
 
     def loss(self, batch: Batch) -> Tensor:
+        assert batch.query is not None  # which the method needs
         near = cosines(batch.query, self.keys).gather(1, self.chosen(batch.query))
         return super().loss(batch) - self.settings.pull * near.sum(1).mean()
 

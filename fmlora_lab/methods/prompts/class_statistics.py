@@ -6,14 +6,17 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 SMALLEST_VARIANCE = 1e-4
 """Added to every variance, as in the official code."""
 
 
-def describe(features: Tensor, centroids: int, generator: torch.Generator) -> Tensor:
-    """Features (n, d) of one class to `centroids` rows (mean | variance), (centroids, 2 d).
+def describe(
+    features: Float[Tensor, "n d"], centroids: int, generator: torch.Generator
+) -> Float[Tensor, "{centroids} 2*d"]:
+    """Features of one class to `centroids` rows (mean | variance).
 
     More than one centroid: Lloyd's k-means from random images, some of them twice where there are
     fewer; a centroid that is nearest to fewer than two images takes the class's own variance.
@@ -35,8 +38,10 @@ def describe(features: Tensor, centroids: int, generator: torch.Generator) -> Te
     return torch.stack(rows)
 
 
-def sample(statistics: Tensor, each: int, generator: torch.Generator) -> Tensor:
-    """`each` features from every Gaussian of statistics (n, 2 d): (n, each, d)."""
+def sample(
+    statistics: Float[Tensor, "n dd"], each: int, generator: torch.Generator
+) -> Float[Tensor, "n {each} dd//2"]:
+    """`each` features from every Gaussian, whose statistics are (mean | variance)."""
     mean, variance = statistics.chunk(2, dim=1)
     noise = torch.randn(len(mean), each, mean.shape[1], generator=generator).to(mean)
     return mean[:, None] + (variance + SMALLEST_VARIANCE).sqrt()[:, None] * noise
@@ -45,18 +50,19 @@ def sample(statistics: Tensor, each: int, generator: torch.Generator) -> Tensor:
 def train_on_samples(
     classifier: Callable[[Tensor], Tensor],
     parameters: list[nn.Parameter],
-    statistics: Tensor,
-    labels: Tensor,
+    statistics: Float[Tensor, "n _"],
+    labels: Int64[Tensor, "k"],
     epochs: int,
     each: int,
     lr: float,
     generator: torch.Generator,
 ) -> None:
-    """Train `classifier`, features (B, d) to logits, on samples of every Gaussian (n, 2 d).
+    """Train `classifier`, features (B, d) to logits, on samples of every Gaussian (see `sample`).
 
-    `labels` (n,) are the Gaussians' classes. SGD with momentum 0.9, cosine to zero, weight decay
-    5e-4, new samples in every epoch, batches of `each`, as in HiDe-Prompt's official code, whose
-    epoch however is only as many batches as there were classes before the task.
+    `labels` are their classes, one for the n / k Gaussians in a row that it has. SGD with momentum
+    0.9, cosine to zero, weight decay 5e-4, new samples in every epoch, batches of `each`, as in
+    HiDe-Prompt's official code, whose epoch however is only as many batches as there were classes
+    before the task.
     """
     if not epochs:
         return
@@ -66,7 +72,7 @@ def train_on_samples(
     )
     for _ in range(epochs):
         features = sample(statistics, each, generator).flatten(0, 1)
-        targets = labels.repeat_interleave(each)
+        targets = labels.repeat_interleave(len(features) // len(labels))
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for batch in order.split(each):
             optimizer.zero_grad()

@@ -18,19 +18,20 @@ as DualPrompt's port does.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fmlora_lab.backbone.heads import Head
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import MethodSettings
-from fmlora_lab.methods.class_statistics import describe, train_on_samples
-from fmlora_lab.methods.dualprompt import by_block
+from fmlora_lab.heads import TrainedHead
 from fmlora_lab.methods.method import (
+    HEAD_RATES,
     Batch,
     Group,
     Method,
@@ -39,7 +40,9 @@ from fmlora_lab.methods.method import (
     TaskInfo,
     register,
 )
-from fmlora_lab.methods.prompting import uniform
+from fmlora_lab.methods.prompts.class_statistics import describe, train_on_samples
+from fmlora_lab.methods.prompts.dualprompt import by_block
+from fmlora_lab.methods.prompts.prefixes import uniform
 
 CONTRAST_TEMPERATURE = 0.8
 
@@ -48,24 +51,24 @@ class HiDePromptSettings(MethodSettings):
     name: Literal["hide-prompt"] = "hide-prompt"
     blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Blocks that the prefixes enter."""
-    length: int = Field(40, ge=0, multiple_of=2)
+    length: int = Field(default=40, ge=0, multiple_of=2)
     """Tokens of a prefix, keys and values together; 0 for none."""
-    momentum: float = Field(0.01, ge=0, le=1)
+    momentum: float = Field(default=0.01, ge=0, le=1)
     """m, how far a new prompt is drawn to the mean of the old ones."""
-    contrast: float = Field(0.1, ge=0)
+    contrast: float = Field(default=0.1, ge=0)
     """λ of the contrastive term."""
-    centroids: int = Field(1, ge=1)
+    centroids: int = Field(default=1, ge=1)
     """Gaussians kept of each class."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Learning rate of the prompts."""
-    lr_inference: float = Field(1e-3, gt=0)
+    lr_inference: float = Field(default=1e-3, gt=0)
     """Learning rate of the MLP g."""
-    inference_epochs: int = Field(4, ge=1)
+    inference_epochs: int = Field(default=4, ge=1)
     """Epochs of g on the task's images."""
-    correction_epochs: int = Field(10, ge=0)
+    correction_epochs: int = Field(default=10, ge=0)
     """Epochs of g and of the head on samples, after each task."""
-    correction_lr: float = Field(0.005, gt=0)
-    samples: int = Field(64, ge=1)
+    correction_lr: float = Field(default=0.005, gt=0)
+    samples: int = Field(default=64, ge=1)
     """Samples of each Gaussian an epoch, and batch size, of this training."""
 
 
@@ -100,19 +103,37 @@ class TaskInference(nn.Module):
         self.bias = nn.Parameter(F.pad(self.bias, (0, n)))
 
 
-@register(HiDePromptSettings)
-class HiDePrompt(Method):
-    settings: HiDePromptSettings
-    published: ClassVar = {
+@register(
+    HiDePromptSettings,
+    title="HiDe-Prompt",
+    family="prompts",
+    what="infer the task, then use its prompt; heads trained anew on Gaussians of every class",
+    source="Wang et al. 2023, NeurIPS, arXiv 2310.07234",
+    since="2023-10",
+    paper={
         "method.lr": 0.03,
         "method.lr_inference": 5e-4,
         "method.contrast": 0.5,
         "method.inference_epochs": 20,
         "method.correction_epochs": 30,
         "method.centroids": 10,
-    }
+    },
+    search={
+        **HEAD_RATES,
+        "method.lr": (1e-3, 3e-3, 1e-2, 3e-2),
+        "method.contrast": (0.0, 0.01, 0.1),
+    },
+    search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+)
+class HiDePrompt(Method):
+    settings: HiDePromptSettings
+    old_P: Tensor
+    task_of: Tensor
+    class_of: Tensor
+    frozen: Tensor
+    prompted: Tensor
 
-    def __init__(self, settings: HiDePromptSettings, model: AdaptedViT):
+    def __init__(self, settings: HiDePromptSettings, model: Tower):
         super().__init__(settings, model)
         d = model.width
         self.infer = TaskInference(d)
@@ -172,8 +193,10 @@ class HiDePrompt(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         if self.stage == "task-inference":  # no prompts yet: these are the frozen features
-            own = self.infer(batch.features)[:, self.task_of == self.task.index]
-            return F.cross_entropy(own, batch.labels)
+            logits = self.infer(batch.features)
+            if not self.task.seen:
+                logits = logits[:, self.task_of == self.task.index]
+            return F.cross_entropy(logits, batch.labels)
         return super().loss(batch) + self.settings.contrast * self._contrast(batch.features)
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
@@ -203,19 +226,13 @@ class HiDePrompt(Method):
         self.stage, self.seen = "", []
         return {"prompts": self.P.detach().clone()}
 
-    def correct_head(self, head: Head, generator: torch.Generator) -> None:
+    def correct_head(self, head: TrainedHead, generator: torch.Generator) -> None:
         """Train the head anew on samples of every class seen (task-adaptive prediction)."""
         rows = nn.Parameter(head.weight[head.known].clone())
         bias = nn.Parameter(head.bias[head.known].clone())
+        logits = partial(head.logits, weight=rows, bias=bias)
         row_of = head.known.cumsum(0) - 1
-        labels = row_of[self.class_of]
-        self._train(
-            lambda features: head.logits(features, rows, bias),
-            [rows, bias],
-            self.prompted,
-            labels,
-            generator,
-        )
+        self._train(logits, [rows, bias], self.prompted, row_of[self.class_of], generator)
         head.weight[head.known], head.bias[head.known] = rows.detach(), bias.detach()
 
     def kept(self) -> int:
@@ -234,16 +251,7 @@ class HiDePrompt(Method):
         similar = everything @ everything.T / CONTRAST_TEMPERATURE
         return F.cross_entropy(similar, torch.arange(len(everything), device=similar.device))
 
-    def _train(self, classifier, parameters, statistics, pair_labels, generator) -> None:
-        settings = self.settings
-        centroids = len(statistics) // len(pair_labels)
-        train_on_samples(
-            classifier,
-            parameters,
-            statistics,
-            pair_labels.repeat_interleave(centroids),
-            settings.correction_epochs,
-            settings.samples,
-            settings.correction_lr,
-            generator,
-        )
+    def _train(self, classifier, parameters, statistics, labels, generator) -> None:
+        s = self.settings
+        how = s.correction_epochs, s.samples, s.correction_lr
+        train_on_samples(classifier, parameters, statistics, labels, *how, generator)

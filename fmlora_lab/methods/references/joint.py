@@ -12,22 +12,27 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from fmlora_lab.methods.full import Full, FullSettings
 from fmlora_lab.methods.method import Group, Stage, register
+from fmlora_lab.methods.references.full import Full, FullSettings
 
 
 class JointSettings(FullSettings):
     name: Literal["joint"] = "joint"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the whole backbone."""
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(default=20, ge=1)
     """Epochs of the whole model over all images, in the place of the configured ones a task."""
 
 
-@register(JointSettings)
+@register(
+    JointSettings,
+    title="joint training",
+    family="references",
+    what="all tasks at once: the upper bound, which continual learning forbids",
+    one_task=True,
+)
 class Joint(Full):
     settings: JointSettings
-    one_task = True
 
     def stages(self, epochs: int) -> Iterator[Stage]:
         yield Stage("head", 1)

@@ -14,40 +14,54 @@ Published: 100 components over all tasks (10 a task), length 8 (4 keys, 4 values
 Adam 1e-3, batch 128, 20 to 50 epochs.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import MethodSettings
-from fmlora_lab.methods.method import Batch, Group, Method, Stage, TaskInfo, register
-from fmlora_lab.methods.prompting import halves
+from fmlora_lab.methods.method import HEAD_RATES, Batch, Group, Method, Stage, TaskInfo, register
+from fmlora_lab.methods.prompts.prefixes import halves
 
 
 class CODAPromptSettings(MethodSettings):
     name: Literal["coda-prompt"] = "coda-prompt"
-    components: int = Field(10, ge=1)
+    components: int = Field(default=10, ge=1)
     """New components of a task, for every block."""
-    length: int = Field(8, ge=0, multiple_of=2)
+    length: int = Field(default=8, ge=0, multiple_of=2)
     """Tokens of a component, keys and values together; 0 for none."""
     blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Blocks that the prefixes enter."""
-    ortho: float = Field(0.0, ge=0)
+    ortho: float = Field(default=0.0, ge=0)
     """λ of the penalty that keeps components orthonormal while they learn."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Learning rate of components, keys and attention."""
 
 
-@register(CODAPromptSettings)
+@register(
+    CODAPromptSettings,
+    title="CODA-Prompt",
+    family="prompts",
+    what="prompts as weighted sums of components, new ones a task",
+    source="Smith et al. 2023, CVPR, arXiv 2211.13218",
+    since="2022-11",
+    paper={"method.lr": 1e-3},
+    search={**HEAD_RATES, "method.lr": (1e-3, 3e-3, 1e-2, 3e-2), "method.length": (8, 16)},
+    search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+)
 class CODAPrompt(Method):
     settings: CODAPromptSettings
     needs_query = True
-    published: ClassVar = {"method.lr": 1e-3}
+    old_P: Tensor
+    old_K: Tensor
+    old_A: Tensor
 
-    def __init__(self, settings: CODAPromptSettings, model: AdaptedViT):
+    def __init__(self, settings: CODAPromptSettings, model: Tower):
         super().__init__(settings, model)
         n, m, d = len(settings.blocks), settings.components, model.width
         self.P = nn.Parameter(torch.zeros(n, m, settings.length, d))
@@ -63,8 +77,7 @@ class CODAPrompt(Method):
             new, old = getattr(self, name), getattr(self, f"old_{name}")
             draw = torch.randn(new.shape, generator=task.generator).to(new)
             for b in range(len(new)):
-                fresh = gram_schmidt(old[b].flatten(1), draw[b].flatten(1))
-                new[b] = fresh.view(new[b].shape)
+                new[b] = gram_schmidt(old[b].flatten(1), draw[b].flatten(1)).view_as(new[b])
 
     def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
         self.stage = stage.name
@@ -73,6 +86,7 @@ class CODAPrompt(Method):
         P, K, A = (self._all(name) for name in ("P", "K", "A"))
         if not self.settings.length or not P.shape[1]:
             return None
+        assert query is not None  # which the method needs
         prefixes = {}
         for b, block in enumerate(self.settings.blocks):
             alpha = attention(query, A[b], K[b])
@@ -108,15 +122,17 @@ class CODAPrompt(Method):
         return torch.cat([old, getattr(self, name)], dim=1) if self.stage else old
 
 
-def attention(query: Tensor, A: Tensor, K: Tensor) -> Tensor:
-    """α_m = cos(q ⊙ A_m, K_m) for queries (B, d), A and K (M, d): (B, M), without (B, M, d)."""
+def attention(
+    query: Float[Tensor, "B d"], A: Float[Tensor, "M d"], K: Float[Tensor, "M d"]
+) -> Float[Tensor, "B M"]:
+    """α_m = cos(q ⊙ A_m, K_m), without a (B, M, d) in between."""
     with torch.autocast(query.device.type, enabled=False):
         inner = query @ (A * F.normalize(K, dim=1)).T
         return inner / (query.square() @ A.square().T).clamp(min=1e-24).sqrt()
 
 
-def gram_schmidt(old: Tensor, draw: Tensor) -> Tensor:
-    """Unit rows from draw (m, n), orthogonal to old (M, n) and to each other.
+def gram_schmidt(old: Float[Tensor, "M n"], draw: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    """Unit rows from those of `draw`, orthogonal to those of `old` and to each other.
 
     Where nothing orthogonal is left (more rows than n), a row is its normalised draw.
     """

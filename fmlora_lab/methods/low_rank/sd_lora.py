@@ -18,50 +18,65 @@ it is lost) and the last product is divided by ‖U_k‖ ‖V_k‖, not by its o
 SGD with momentum; here as everywhere AdamW.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT
-from fmlora_lab.methods.method import Group, Method, SiteSettings, TaskInfo, register
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.methods.method import HEAD_RATES, Group, Method, SiteSettings, TaskInfo, register
 
 
 class SDLoRASettings(SiteSettings):
     name: Literal["sd-lora"] = "sd-lora"
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Width r of each task's factors."""
     later_ranks: dict[NonNegativeInt, PositiveInt] = Field(default_factory=dict)
     """RR: from this task on (counted from 0) this rank, such as {4: 8, 8: 6}."""
-    fold: float | None = Field(None, gt=0)
+    fold: float | None = Field(default=None, gt=0)
     """KD: fold a direction whose squared distance from the old ones' span is at most this."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of U_t and V_t."""
-    lr_magnitudes: float = Field(1e-3, gt=0)
+    lr_magnitudes: float = Field(default=1e-3, gt=0)
     """Learning rate of α."""
     form: Literal["paper", "code"] = "paper"
     """`code`: as released (see above)."""
 
     @model_validator(mode="after")
-    def _no_fold_as_released(self) -> Self:
+    def _no_fold_as_released(self) -> "SDLoRASettings":
         if self.fold is not None and self.form == "code":
             raise ValueError('method.fold needs method.form "paper": the released code has no fold')
         return self
 
 
-@register(SDLoRASettings)
-class SDLoRA(Method):
-    settings: SDLoRASettings
-    published: ClassVar = {
+@register(
+    SDLoRASettings,
+    title="SD-LoRA",
+    family="low-rank",
+    what="a direction a task, which stays, and magnitudes, which go on learning",
+    source="Wu et al. 2025, ICLR, arXiv 2501.13198",
+    since="2025-01",
+    paper={
         "method.layers": ["attn.q", "attn.v"],
         "method.rank": 10,
         "method.lr": 8e-3,
         "method.lr_magnitudes": 8e-3,
-    }
+    },
+    search={
+        **HEAD_RATES,
+        "method.lr": (5e-4, 1e-3, 2e-3, 4e-3),
+        "method.lr_magnitudes": (1e-3, 1e-2),
+        "method.rank": (4, 8, 16),
+    },
+    search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
+    updates="factors",
+)
+class SDLoRA(Method):
+    settings: SDLoRASettings
 
-    def __init__(self, settings: SDLoRASettings, model: AdaptedViT):
+    def __init__(self, settings: SDLoRASettings, model: Tower):
         super().__init__(settings, model)
         self.weights: list[range] = []  # each site's, by their numbers
         self.U, self.V = nn.ParameterList(), nn.ParameterList()
@@ -78,9 +93,8 @@ class SDLoRA(Method):
         self.alpha = nn.Parameter(torch.zeros(rows, 0))
 
     def begin_task(self, task: TaskInfo) -> None:
-        later = [rank for start, rank in sorted(self.settings.later_ranks.items())]
-        starts = [start for start in self.settings.later_ranks if start <= task.index]
-        r = later[len(starts) - 1] if starts else self.settings.rank
+        begun = [start for start in self.settings.later_ranks if start <= task.index]
+        r = self.settings.later_ranks[max(begun)] if begun else self.settings.rank
         for n in range(len(self.U)):
             (d_out, _), (d_in, _) = self.U[n].shape, self.V[n].shape
             draw = torch.randn(d_in, r, generator=task.generator) / d_in**0.5
@@ -92,7 +106,7 @@ class SDLoRA(Method):
             old, begin = torch.full_like(old, 0.8), 0.8
         self.alpha = nn.Parameter(torch.cat([old, old.new_full((len(old), 1), begin)], dim=1))
 
-    def factors(self) -> list[Factors]:
+    def factors(self, query: Tensor | None = None) -> list[Factors]:
         alpha = self.alpha.expand(len(self.U), -1)
         r = self.U[0].shape[1]  # 0 between tasks
         found = []

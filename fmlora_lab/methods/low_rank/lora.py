@@ -11,26 +11,36 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT
-from fmlora_lab.methods.method import Group, Method, SiteSettings, TaskInfo, register
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.methods.method import HEAD_RATES, Group, Method, SiteSettings, TaskInfo, register
 
 
 class LoRASettings(SiteSettings):
     name: Literal["lora"] = "lora"
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Width r of each task's adapter."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of U and V."""
 
 
-@register(LoRASettings)
+@register(
+    LoRASettings,
+    title="sequential LoRA",
+    family="low-rank",
+    what="one adapter a task, merged into the weight",
+    source="Hu et al. 2021, ICLR 2022, arXiv 2106.09685",
+    since="2021-06",
+    search={**HEAD_RATES, "method.lr": (5e-4, 1e-3, 2e-3, 4e-3), "method.rank": (4, 8, 16)},
+    search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
+    updates="factors",
+)
 class LoRA(Method):
     settings: LoRASettings
 
-    def __init__(self, settings: LoRASettings, model: AdaptedViT):
+    def __init__(self, settings: LoRASettings, model: Tower):
         super().__init__(settings, model)
         self.weights = nn.ParameterList(site.weight for site in model.sites)
         self.U = nn.ParameterList(torch.zeros(s.d_out, settings.rank) for s in model.sites)
@@ -42,14 +52,14 @@ class LoRA(Method):
             U.zero_()
             V.copy_(torch.randn(V.shape, generator=task.generator) / len(V) ** 0.5)
 
-    def factors(self) -> list[Factors]:
+    def factors(self, query: Tensor | None = None) -> list[Factors]:
         return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]
 
     def groups(self) -> list[Group]:
         return [Group([*self.U, *self.V], self.settings.lr)]
 
     @torch.no_grad()
-    def end_task(self) -> dict[str, torch.Tensor]:
+    def end_task(self) -> dict[str, Tensor]:
         record = {}
         for site, update in zip(self.model.sites, self.factors(), strict=True):
             record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}

@@ -10,6 +10,13 @@ class LinearProbeSettings(MethodSettings):
     name: Literal["linear-probe"] = "linear-probe"
 
 
-@register(LinearProbeSettings)
+@register(
+    LinearProbeSettings,
+    title="linear probe",
+    family="references",
+    what="frozen backbone, linear head",
+    search={"training.lr_head": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)},
+    search_short={"training.lr_head": (2e-3, 5e-3, 1e-2)},
+)
 class LinearProbe(Method):
     """The base method as it stands: it adapts nothing and trains the head."""

@@ -11,7 +11,12 @@ class PrototypesSettings(MethodSettings):
     name: Literal["prototypes"] = "prototypes"
 
 
-@register(PrototypesSettings)
+@register(
+    PrototypesSettings,
+    title="nearest class mean",
+    family="references",
+    what="frozen backbone, nearest class mean",
+)
 class Prototypes(Method):
     predicts_by_means = True
 

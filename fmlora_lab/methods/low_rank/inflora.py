@@ -16,16 +16,17 @@ rising to 1 (ImageNet-R), 0.95 rising to 1 (CIFAR-100) along the tasks.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT
-from fmlora_lab.methods.dual_gpm import InputMoments, extend, free_vectors
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.methods.low_rank.dual_gpm import InputMoments, extend, free_vectors
 from fmlora_lab.methods.method import (
+    HEAD_RATES,
     Group,
     Method,
     SiteSettings,
@@ -38,34 +39,46 @@ from fmlora_lab.methods.method import (
 
 class InfLoRASettings(SiteSettings):
     name: Literal["inflora"] = "inflora"
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Width r of each task's factors."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of U."""
-    threshold: float = Field(0.98, gt=0, le=1)
+    threshold: float = Field(default=0.98, gt=0, le=1)
     """Share of the inputs' energy that the memory keeps from later tasks."""
-    last_threshold: float | None = Field(None, gt=0, le=1)
+    last_threshold: float | None = Field(default=None, gt=0, le=1)
     """Where given, the threshold rises linearly to this over `tasks`."""
-    tasks: int | None = Field(None, ge=1)
+    tasks: int | None = Field(default=None, ge=1)
     """How many tasks will come; needed for a rising threshold alone."""
 
     @model_validator(mode="after")
-    def _tasks_with_schedule(self) -> Self:
+    def _tasks_with_schedule(self) -> "InfLoRASettings":
         if (self.last_threshold is None) != (self.tasks is None):
             raise ValueError("method.tasks and method.last_threshold are given together or not")
         return self
 
 
-@register(InfLoRASettings)
+@register(
+    InfLoRASettings,
+    title="InfLoRA",
+    family="low-rank",
+    what="each task learns in input directions that earlier tasks did not use",
+    source="Liang and Li 2024, CVPR, arXiv 2404.00228",
+    since="2024-04",
+    paper={"method.layers": ["attn.k", "attn.v"], "method.rank": 10, "method.lr": 5e-4},
+    search={
+        **HEAD_RATES,
+        "method.lr": (5e-4, 1e-3, 2e-3, 4e-3),
+        "method.rank": (4, 8, 16),
+        "method.threshold": (0.9, 0.95, 0.98),
+    },
+    search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
+    updates="factors",
+)
 class InfLoRA(Method):
     settings: InfLoRASettings
-    published: ClassVar = {
-        "method.layers": ["attn.k", "attn.v"],
-        "method.rank": 10,
-        "method.lr": 5e-4,
-    }
+    free: Tensor
 
-    def __init__(self, settings: InfLoRASettings, model: AdaptedViT):
+    def __init__(self, settings: InfLoRASettings, model: Tower):
         super().__init__(settings, model)
         self.weights = nn.ParameterList(site.weight for site in model.sites)
         self.U = nn.ParameterList()
@@ -110,7 +123,7 @@ class InfLoRA(Method):
                 memory, self.free[s] = extend(memory, free, R, self._threshold())
                 setattr(self, f"memory{s}", memory)
 
-    def factors(self) -> list[Factors]:
+    def factors(self, query: Tensor | None = None) -> list[Factors]:
         return [Factors(U, None, getattr(self, f"V{s}")) for s, U in enumerate(self.U)]
 
     def groups(self) -> list[Group]:
@@ -132,6 +145,6 @@ class InfLoRA(Method):
 
     def _threshold(self) -> float:
         first, last = self.settings.threshold, self.settings.last_threshold
-        if last is None:
+        if last is None or self.settings.tasks is None:  # given together or not
             return first
         return first + (last - first) * self.task.index / self.settings.tasks

@@ -1,16 +1,19 @@
 """What InfLoRA keeps of earlier tasks: a basis of their inputs, or of what they left free.
 
-A memory M (d, k) is orthonormal. While it is the smaller of the two it spans the directions that
+A memory M (d, m) is orthonormal. While it is the smaller of the two it spans the directions that
 earlier tasks' inputs use; once these are more than d/2, it spans the directions left `free`.
 
 Source: Liang and Li 2023, "Adaptive Plasticity Improvement for Continual Learning", CVPR (DualGPM),
 as InfLoRA uses it. All in float64, since thresholds of 0.98 and more cut small singular values.
 """
 
+from functools import partial
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from fmlora_lab.backbone.vit import Site
+from fmlora_lab.backbone.sites import Site
 
 NOTHING = 1e-6
 """Share of the inputs' largest moment below which a direction counts as rounding: it is neither
@@ -26,34 +29,35 @@ class InputMoments:
         ]
         self.counts = [0] * len(sites)
         self.hooks = [
-            site.register_forward_pre_hook(self._gather(number))
+            site.register_forward_pre_hook(partial(self._gather, number))
             for number, site in enumerate(sites)
         ]
 
-    def _gather(self, number: int):
-        def gather(site: Site, args: tuple) -> None:
-            x = args[0].detach().reshape(-1, site.d_in).float()
-            self.sums[number] += (x.T @ x).double()
-            self.counts[number] += len(x)
+    def _gather(self, number: int, site: Site, args: tuple) -> None:
+        x = args[0].detach().reshape(-1, site.d_in).float()
+        self.sums[number] += (x.T @ x).double()
+        self.counts[number] += len(x)
 
-        return gather
-
-    def take(self) -> list[Tensor]:
-        """The moments (d_in, d_in) of all sites; gathering ends."""
+    def take(self) -> list[Float[Tensor, "d d"]]:
+        """The moments of all sites' inputs; gathering ends."""
         for hook in self.hooks:
             hook.remove()
         return [total / count for total, count in zip(self.sums, self.counts, strict=True)]
 
 
-def without(R: Tensor, memory: Tensor, free: bool) -> Tensor:
-    """R (d, d) without what the earlier tasks use: (I - M Mᵀ) R, or M Mᵀ R for a free memory."""
+def without(
+    R: Float[Tensor, "d d"], memory: Float[Tensor, "d m"], free: bool
+) -> Float[Tensor, "d d"]:
+    """R without what the earlier tasks use: (I - M Mᵀ) R, or M Mᵀ R for a free memory."""
     M = memory.to(R)
     inside = M @ (M.T @ R)
     return inside if free else R - inside
 
 
-def free_vectors(R: Tensor, memory: Tensor, free: bool) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (d, n) and values (n,) of `without`, largest first, NOTHING left out.
+def free_vectors(
+    R: Float[Tensor, "d d"], memory: Float[Tensor, "d m"], free: bool
+) -> tuple[Float[Tensor, "d n"], Float[Tensor, "n"]]:
+    """Left singular vectors and values of `without`, largest first, NOTHING left out.
 
     By the eigenvectors of R Rᵀ, several times quicker than an SVD; values under 1e-8 of the
     largest are lost in rounding, and none of these is asked for.
@@ -65,7 +69,9 @@ def free_vectors(R: Tensor, memory: Tensor, free: bool) -> tuple[Tensor, Tensor]
     return vectors[:, :n], sigma[:n]
 
 
-def extend(memory: Tensor, free: bool, R: Tensor, threshold: float) -> tuple[Tensor, bool]:
+def extend(
+    memory: Float[Tensor, "d m"], free: bool, R: Float[Tensor, "d d"], threshold: float
+) -> tuple[Float[Tensor, "d _"], bool]:
     """The memory after a task with input moments R, and whether it now spans what is free.
 
     Directions are added (or taken from the free ones), largest first, until the share `threshold`

@@ -1,0 +1,1 @@
+"""Rivals that adapt weights by low-rank updates."""

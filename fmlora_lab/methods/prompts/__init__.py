@@ -1,0 +1,1 @@
+"""Rivals that adapt by prompts and prefixes."""

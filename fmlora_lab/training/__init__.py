@@ -1,0 +1,1 @@
+"""How a run is trained and tested: one loop for every method."""

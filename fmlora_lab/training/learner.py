@@ -1,0 +1,202 @@
+"""What a run trains: a tower, a method and heads, as one thing."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fmlora_lab.backbone.device import compute_type
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.benchmarks.stream import Images
+from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.heads import BANKS, Head, trained_head
+from fmlora_lab.methods.method import Batch, build
+
+EVALUATION_BATCH = 128
+"""Images a forward pass of evaluation: small enough to stay in cache."""
+
+
+class Learner:
+    """Tower, method, trained head and banks of one run, on one device."""
+
+    def __init__(self, config: RunConfig, model: Tower, n_classes: int, device: torch.device):
+        self.config, self.device = config, device
+        self.model = model.to(device)
+        self.method = build(config.method, self.model).to(device)
+        self.method.eval()
+        self.head = trained_head(config.training.head, model.width, n_classes).to(device)
+        self.banks = {name: bank(model.width, n_classes).to(device) for name, bank in BANKS.items()}
+
+    def heads(self) -> dict[str, Head]:
+        """By the names that results have: the trained one is `head`."""
+        return {"head": self.head, **self.banks}
+
+    def parts(self) -> dict[str, nn.Module]:
+        banks = {bank.part: bank for bank in self.banks.values()}
+        return {"method": self.method, "head": self.head, **banks}
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by name."""
+        return {
+            f"{part}.{name}": tensor
+            for part, module in self.parts().items()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, whatever shapes the parameters had then.
+
+        BadInput for a head that was not there yet when the state was stored.
+        """
+        for part, module in self.parts().items():
+            for name in module.state_dict():
+                if f"{part}.{name}" not in state:
+                    raise BadInput(
+                        f"the stored state has no {part!r}, which this run would have today; "
+                        "compute it anew after `fmlora-lab runs delete`"
+                    )
+                assign(module, name, state[f"{part}.{name}"].to(self.device))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) on the device to features (B, d), with the method's present update."""
+        return self._forward(pixels)[0]
+
+    def loss(self, images: Images, query: Tensor | None = None) -> Tensor:
+        """The method's mean loss over the classes that it tells apart.
+
+        `query` (B, d), where the method needs one and it is known already.
+        """
+        features, query = self._forward(images.pixels, query)
+        return self.method.loss(Batch(features, *self._told_apart(features, images.labels), query))
+
+    def _told_apart(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits over the task's classes or over all seen, and labels among these."""
+        own = labels - self.head.classes.start
+        if self.config.training.loss_over == "task":
+            return self.head.task_logits(features), own
+        logits = self.head.seen_logits(features)
+        return logits, own + logits.shape[1] - len(self.head.classes)
+
+    def seen_before(self, classes: range) -> int:
+        """How many classes of earlier tasks the loss over a task of `classes` looks at: labels
+        count in the order of arrival, and domains bring all classes at once."""
+        return 0 if self.config.training.loss_over == "task" else classes.start
+
+    @torch.inference_mode()
+    def queries(self, images: Images) -> Tensor:
+        """The frozen backbone's features (n, d) of images as they are."""
+        inputs = (
+            self.model.pixels_in(images.pixels[part].to(self.device))
+            for part in torch.arange(len(images)).split(EVALUATION_BATCH)
+        )
+        with compute_type(self.device, self.config.training.precision):
+            return torch.cat([self.model.frozen_features(x) for x in inputs])
+
+    @torch.inference_mode()
+    def mean_loss(self, images: Images) -> float:
+        """Mean cross-entropy over the classes that the loss tells apart, without augmentation."""
+        total = 0.0
+        for features, labels in self.in_batches(images):
+            logits, labels = self._told_apart(features, labels)
+            total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        return total / len(images)
+
+    @torch.inference_mode()
+    def in_batches(self, images: Images):
+        """Yield (features, labels) for inference, every effective weight formed once."""
+        folded = self._fold()
+        for index in torch.arange(len(images)).split(EVALUATION_BATCH):
+            features, _ = self._forward(images.pixels[index], folded=folded)
+            yield features, images.labels[index].to(self.device)
+
+    def _fold(self) -> bool:
+        """Form every effective weight, unless a query of the images has a say in the update."""
+        if self.method.needs_query:
+            return False
+        self.model.set_update(self.method.factors(), None)
+        with compute_type(self.device, self.config.training.precision):
+            self.model.fold()
+        return True
+
+    @torch.no_grad()
+    def inference_flops(self) -> int:
+        """Floating-point operations of predicting one image, a query's pass included."""
+        blank = torch.zeros(1, 3, self.model.image_size, self.model.image_size, dtype=torch.uint8)
+        folded = self._fold()
+        with FlopCounterMode(display=False) as counter:
+            self.head(self._forward(blank, folded=folded)[0])
+        return counter.get_total_flops()
+
+    def fill_banks(self, images: Images) -> None:
+        """Let every bank take in the images of a task that just ended."""
+        for features, labels in self.in_batches(images):
+            for bank in self.banks.values():
+                bank.add(features, labels)
+
+    def correct(self, images: Images) -> dict[str, int]:
+        """Right answers of every head, from the same features."""
+        heads = self.heads()
+        right = dict.fromkeys(heads, 0)
+        for features, labels in self.in_batches(images):
+            for name, head in heads.items():
+                right[name] += int((head(features).argmax(1) == labels).sum())
+        return right
+
+    @torch.no_grad()
+    def merge(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """A plain timm state dict with the classifier as `head`, and the prompts (m, d) if any.
+
+        Where there are no prompts, `timm.create_model(name, num_classes=K)` alone loads it and
+        gives the same logits. Rows are the classes in the stream's order. BadInput for a cosine
+        head, which timm has not.
+        """
+        if self.head.name != "linear":
+            raise BadInput(
+                f"training.head is {self.head.name!r}, which a plain timm model cannot express"
+            )
+        if self.method.needs_query:
+            raise BadInput(
+                f"{self.config.method.name} chooses prompts or update by a query of each image, "
+                "which a plain timm model cannot express"
+            )
+        prompts = self.method.prompts(None)
+        factors = self.method.factors()
+        if any(update is not None and update.by_input for update in factors):
+            raise BadInput(
+                f"{self.config.method.name} chooses its update by the image, which a plain timm "
+                "model cannot express"
+            )
+        self.model.set_update(factors, prompts)
+        state = self.model.merge()
+        state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}
+        tokens = None if prompts is None else prompts.tokens
+        return state, None if tokens is None else tokens.clone()
+
+    def _forward(
+        self, pixels: Tensor, query: Tensor | None = None, folded: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features and query (B, d) with the method's present update, unless it is `folded` in
+        already, and the prompts for the query."""
+        x = self.model.pixels_in(pixels.to(self.device))
+        with compute_type(self.device, self.config.training.precision):
+            if query is None and self.method.needs_query:
+                query = self.model.frozen_features(x)
+        if not folded:  # outside autocast, in which factors would be formed in its type
+            self.model.set_update(self.method.factors(query), None)
+        with compute_type(self.device, self.config.training.precision):
+            self.model.set_prompts(self.method.prompts(query))
+            return self.model.features(x), query
+
+
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Set a parameter or buffer: in place where the shape is the same, else replaced."""
+    *path, leaf = name.split(".")
+    owner = module.get_submodule(".".join(path))
+    old = getattr(owner, leaf)
+    if old.ndim == 0:
+        value = value.reshape(())  # in a file a scalar is an array of one number
+    if old.shape == value.shape:
+        old.data.copy_(value)
+    elif isinstance(old, nn.Parameter):
+        setattr(owner, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(owner, leaf, value)

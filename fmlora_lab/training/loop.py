@@ -1,0 +1,172 @@
+"""The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fmlora_lab.backbone.device import keep_memory, pick_device
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.benchmarks.stream import Images, Stream, Task
+from fmlora_lab.config import RunConfig
+from fmlora_lab.methods.method import TaskInfo
+from fmlora_lab.seeds import generator
+from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.stage import StageRun
+
+CHECKPOINT_SHARE = 0.05
+"""At most this share of the time goes into checkpoints within a task."""
+
+
+@dataclass
+class Position:
+    """Where a run stands, at an epoch's boundary, with all that was measured up to there."""
+
+    task: int = 0
+    stage: int = 0
+    epoch: int = 0
+    correct: dict[str, list[list[int]]] = field(default_factory=dict)
+    trained: list[int] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+
+class Keeper(Protocol):
+    """Where a run is kept; the run store is one."""
+
+    def load_checkpoint(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None: ...
+    def save_checkpoint(self, tensors: dict[str, np.ndarray], position: dict[str, Any]) -> None: ...
+    def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None: ...
+    def log(self, line: dict[str, Any]) -> None: ...
+
+
+class Trainer:
+    """Trains one configuration on one stream, from wherever its keeper says that it stands."""
+
+    def __init__(self, config: RunConfig, stream: Stream, model: Tower, keeper: Keeper):
+        keep_memory()
+        self.config, self.stream, self.keeper = config, stream, keeper
+        device = pick_device()
+        model.use_fused_attention(device.type == "cuda")
+        self.learner = Learner(config, model, len(stream.class_names), device)
+        self.method = self.learner.method
+        self.at = Position()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns what was measured (see `Position`) and the images a task."""
+        tensors: dict[str, Tensor] = {}
+        if (stored := self.keeper.load_checkpoint()) is not None:
+            tensors, self.at = to_torch(stored[0]), Position(**stored[1])
+        tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
+        self.began = time.perf_counter() - self.at.seconds
+        with tqdm(desc=self.config.method.name, unit="img", unit_scale=True, leave=False) as bar:
+            for task in tasks[self.at.task :]:
+                self._learn(task, len(tasks), tensors, bar)
+                self._end(task)
+                tensors = {}
+                self._checkpoint()
+        return {
+            **asdict(self.at),
+            "counts": [len(task.test) for task in self.stream.tasks],
+            "kept": self.method.kept(),
+            "kept_by_head": {name: head.kept() for name, head in self.learner.heads().items()},
+            "inference_flops": self.learner.inference_flops(),
+        }
+
+    def _learn(self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: tqdm) -> None:
+        seed, method, head = self.config.seed, self.method, self.learner.head
+        if tensors and self.at.stage == self.at.epoch == 0:  # between two tasks
+            self.learner.load_state(tensors)
+            tensors = {}
+        head.begin_task(task.classes, generator(seed, "head", task.index))
+        seen = self.learner.seen_before(task.classes)
+        drawn = generator(seed, "method", task.index)
+        method.begin_task(TaskInfo(task.index, task.classes, drawn, seen))
+        stages = list(method.stages(self.config.training.epochs))
+        images = task.train.to(self.learner.device)
+        bar.total = n_tasks * len(images) * sum(stage.epochs for stage in stages)
+        bar.n = max(bar.n, bar.total * task.index // n_tasks)
+        bar.set_description(f"{self.config.method.name} · task {task.index + 1}/{n_tasks}")
+        for number, stage in [*enumerate(stages)][self.at.stage :]:
+            method.begin_stage(stage, generator(seed, "stage", task.index, number))
+            if tensors:
+                self.learner.load_state(tensors)
+            run = StageRun(self.learner, task, stage, number, images)
+            if tensors:
+                run.load_optimizer(tensors)
+            tensors = {}
+            self._epochs(run, bar)
+            self.at.stage, self.at.epoch = number + 1, 0
+
+    def _epochs(self, run: StageRun, bar: tqdm) -> None:
+        saved, cost = time.perf_counter(), 0.0
+        for epoch in range(self.at.epoch, run.stage.epochs):
+            began = time.perf_counter()
+            loss = run.epoch(epoch, bar)
+            now = time.perf_counter()
+            self.at.images += len(run.images)
+            self.at.training_seconds += now - began
+            self.at.epoch = epoch + 1
+            line = {"task": run.task.index, "stage": run.stage.name, "epoch": epoch, "loss": loss}
+            self.keeper.log(line | {"seconds": now - began})
+            if epoch + 1 == run.stage.epochs:
+                trained = self.method.trained()
+                trained += sum(p.numel() for p in self.learner.head.parameters())
+                self.at.trained = [*self.at.trained[: run.task.index], trained]
+                run.end()
+            elif now - saved > cost / CHECKPOINT_SHARE:
+                self._checkpoint(run.optimizer_state())
+                saved = time.perf_counter()
+                cost = saved - now
+
+    def _end(self, task: Task) -> None:
+        """Freeze what the task leaves, fill the banks, and test."""
+        learner = self.learner
+        if self.at.stage:
+            learner.head.end_task()
+        else:
+            self.at.trained.append(0)
+        record = self.method.end_task()
+        self.method.correct_head(learner.head, generator(self.config.seed, "correct", task.index))
+        learner.fill_banks(task.train)
+        self._fill_row(len(self.stream.tasks) - 1 if self.method.record.one_task else task.index)
+        self.keeper.save_task(task.index, to_numpy(record))
+        self.at.task, self.at.stage, self.at.epoch = task.index + 1, 0, 0
+
+    def _fill_row(self, t: int) -> None:
+        """Row t of every head's matrix: right answers on each task, −1 where not measured."""
+        n = len(self.stream.tasks)
+        tested = self.stream.tasks if self.config.measure_ahead else self.stream.tasks[: t + 1]
+        right = [self.learner.correct(task.test) for task in tested]
+        names = self.learner.banks if self.method.predicts_by_means else self.learner.heads()
+        for name in names:
+            rows = self.at.correct.setdefault(name, [])
+            rows += [[-1] * n for _ in range(t - len(rows))]
+            rows.append([answer[name] for answer in right] + [-1] * (n - len(tested)))
+
+    def _checkpoint(self, optimizer: dict[str, Tensor] | None = None) -> None:
+        self.at.seconds = time.perf_counter() - self.began
+        tensors = self.learner.state() | (optimizer or {})
+        self.keeper.save_checkpoint(to_numpy(tensors), asdict(self.at))
+
+
+def as_one_task(stream: Stream) -> Task:
+    """All training images of a stream as one task; its tests stay apart."""
+    parts = [task.train for task in stream.tasks]
+    everything = Images(
+        torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+    )
+    return Task(0, "all", range(len(stream.class_names)), everything, stream.tasks[-1].test)
+
+
+def to_numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def to_torch(tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}

@@ -1,0 +1,104 @@
+"""One stage of one task: its images, its optimiser, its schedule."""
+
+import math
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fmlora_lab.benchmarks.augment import augment
+from fmlora_lab.benchmarks.stream import Images, Task, stratified
+from fmlora_lab.methods.method import Group, Stage, StageEnd, StepBatch
+from fmlora_lab.seeds import generator
+from fmlora_lab.training.learner import Learner
+
+
+class StageRun:
+    """Some epochs over a task's images, from their first step to what the method concludes.
+
+    `number` is the stage's place among the task's own.
+    """
+
+    def __init__(self, learner: Learner, task: Task, stage: Stage, number: int, images: Images):
+        self.learner, self.task, self.stage, self.number = learner, task, stage, number
+        self.method = learner.method
+        self.images, self.held_out = images, None
+        if stage.hold_out:
+            chosen = stratified(
+                images.labels.cpu(), stage.hold_out, self._generator("hold-out")
+            ).to(images.labels.device)
+            self.images, self.held_out = images[~chosen], images[chosen]
+        training = learner.config.training
+        # Where images pass as they are, each one's query is the same in every epoch.
+        fixed = self.method.needs_query and training.augmentation == "none"
+        self.queries = self.learner.queries(self.images) if fixed else None
+        self.batch_size = training.batch_size
+        self.steps = math.ceil(len(self.images) / self.batch_size) * stage.epochs
+        rows, lr = learner.head.rows, training.lr_head
+        rest = [p for p in learner.head.parameters() if p is not rows]
+        groups = [
+            {"params": g.parameters, "lr": g.lr, "weight_decay": training.weight_decay * g.decay}
+            for g in (*self.method.groups(), Group([rows], lr), Group(rest, lr, decay=False))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.peak = [group["lr"] for group in self.optimizer.param_groups]
+
+    def epoch(self, epoch: int, bar: tqdm) -> float | None:
+        """One pass in a seeded order; returns the mean loss, None where nothing is learned."""
+        if self.stage.observe:
+            for features, labels in self.learner.in_batches(self.images):
+                self.method.observe(features, labels)
+                bar.update(len(labels))
+            return None
+        order = torch.randperm(len(self.images), generator=self._generator("order", epoch))
+        noise, choices = self._generator("augment", epoch), self._generator("choices", epoch)
+        training = self.learner.config.training
+        batches = order.to(self.images.labels.device).split(self.batch_size)
+        total = torch.zeros((), device=self.learner.device)
+        optimizer = self.optimizer if self.stage.step else None
+        self.method.train()
+        for number, index in enumerate(batches):
+            batch = self.images[index]
+            pixels = augment(batch.pixels, training.augmentation, training.crop_scale, noise)
+            self.method.on_step(choices)
+            if optimizer is not None:
+                self._set_lr((epoch * len(batches) + number) / self.steps)
+            query = None if self.queries is None else self.queries[index]
+            images = Images(pixels, batch.labels)
+            loss = self.method.step(StepBatch(images, query, self.learner.loss, optimizer))
+            total += loss * len(index)
+            bar.update(len(index))
+        self.method.eval()
+        return float(total) / len(self.images)
+
+    def end(self) -> None:
+        """Measure the held-out loss and let the method draw its conclusions."""
+        loss = None if self.held_out is None else self.learner.mean_loss(self.held_out)
+        self.method.end_stage(self.stage, StageEnd(loss, self._generator("after")))
+        if self.stage.probe:
+            self.learner.head.begin_task(self.task.classes, self._generator("head"))
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by parameter number and name."""
+        return {
+            f"optimizer.{number}.{name}": value
+            for number, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+
+    def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `optimizer_state` gave."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                state.setdefault(int(number), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _set_lr(self, progress: float) -> None:
+        for group, peak in zip(self.optimizer.param_groups, self.peak, strict=True):
+            group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.learner.config.seed, *purpose, self.task.index, self.number)
