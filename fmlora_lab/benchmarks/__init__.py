@@ -1,10 +1,11 @@
 """Images, cut into a stream of tasks: one door for the embedded and for one's own benchmarks."""
 
-from fmlora_lab.benchmarks.folders import load_domains, load_folder
-from fmlora_lab.benchmarks.glyphs import load_glyph_domains, load_glyphs
-from fmlora_lab.benchmarks.hub import load_hub
+from fmlora_lab.benchmarks.fingerprint import Known, check_stream, classes_are_cut, known, select
+from fmlora_lab.benchmarks.glyphs.streams import load_glyph_domains, load_glyphs
 from fmlora_lab.benchmarks.stream import Stream
-from fmlora_lab.config import Benchmark, Domains, Folder, GlyphDomains, Glyphs, Hub
+from fmlora_lab.config import Benchmark, GlyphDomains, Glyphs, Hub
+
+__all__ = ["Known", "check_stream", "classes_are_cut", "known", "load"]
 
 
 def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int) -> Stream:
@@ -12,14 +13,11 @@ def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int)
 
     Glyphs are drawn at 32 pixels whatever `image_size` is; the model resizes them on the device.
     """
-    match benchmark:
-        case Glyphs():
-            return load_glyphs(benchmark, order_seed, data_seed)
-        case GlyphDomains():
-            return load_glyph_domains(benchmark, order_seed, data_seed)
-        case Folder():
-            return load_folder(benchmark, image_size, order_seed, data_seed)
-        case Domains():
-            return load_domains(benchmark, image_size, order_seed, data_seed)
-        case Hub():
-            return load_hub(benchmark, image_size, order_seed, data_seed)
+    if isinstance(benchmark, Glyphs):
+        return load_glyphs(benchmark, order_seed, data_seed)
+    if isinstance(benchmark, GlyphDomains):
+        return load_glyph_domains(benchmark, order_seed, data_seed)
+    name = benchmark.dataset if isinstance(benchmark, Hub) else benchmark.name
+    selection = select(benchmark, data_seed)
+    tasks = benchmark.tasks if classes_are_cut(benchmark) else None
+    return selection.stream(name, tasks, image_size, order_seed)

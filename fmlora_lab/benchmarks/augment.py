@@ -8,14 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def to_float(pixels: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to normalised floats (B, 3, size, size), resized where it must be."""
-    x = pixels.float() / 255
-    if x.shape[-1] != size:
-        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return (x - mean) / std
-
-
 def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Generator) -> Tensor:
     """Augment uint8 images (B, 3, H, W); the result is uint8 of the same shape.
 

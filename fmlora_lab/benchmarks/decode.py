@@ -22,7 +22,7 @@ LISTED = 20
 """Unreadable files that an error names; it counts the rest."""
 
 
-def decode(path: Path, size: int) -> np.ndarray:
+def decode(path: Path | str, size: int) -> np.ndarray:
     """The upright image as uint8 (3, size, size): short side resized, then centre-cropped.
 
     Raises whatever Pillow raises where the file is not a whole image.
@@ -33,7 +33,7 @@ def decode(path: Path, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def decode_all(root: Path, files: list[Path], size: int) -> Iterator[np.ndarray]:
+def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
     """Decode `files` in order, on all cores, each as uint8 (3, size, size).
 
     BadInput, once every file has been tried, lists those under `root` that cannot be read.
@@ -50,7 +50,7 @@ def decode_all(root: Path, files: list[Path], size: int) -> Iterator[np.ndarray]
         )
         for path, outcome in zip(files, outcomes, strict=True):
             if isinstance(outcome, str):
-                unreadable.append(f"{path.relative_to(root)} ({outcome})")
+                unreadable.append(f"{Path(path).relative_to(root)} ({outcome})")
             else:
                 yield outcome
     finally:
@@ -64,10 +64,10 @@ def decode_all(root: Path, files: list[Path], size: int) -> Iterator[np.ndarray]
         )
 
 
-def _attempt(path: Path, size: int) -> np.ndarray | str:
+def _attempt(path: str, size: int) -> np.ndarray | str:
     """The decoded image, or why there is none."""
     try:
-        if path.stat().st_size == 0:
+        if os.stat(path).st_size == 0:
             return "the file is empty"
         return decode(path, size)
     except UnidentifiedImageError:

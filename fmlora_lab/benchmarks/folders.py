@@ -7,12 +7,13 @@ that another class, or another cap, moves none of them.
 import json
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fmlora_lab.benchmarks.pixel_cache import decoded_once
+from fmlora_lab.benchmarks.cache import decoded_once, digest_of
 from fmlora_lab.benchmarks.stream import (
     Images,
     Stream,
@@ -24,17 +25,71 @@ from fmlora_lab.benchmarks.stream import (
 )
 from fmlora_lab.config import BadInput, Domains, Folder
 
-Chosen = dict[str, list[list[Path]]]
-"""For every role ("train", or "sketch/test") the files of each class, classes in order."""
+Chosen = dict[str, list[list[str]]]
+"""For every role ("train", or "sketch/test") the files of each class, classes in order. Files are
+plain strings: making tens of thousands of Path objects takes longer than looking at the files."""
 
-SIDECARS = {".txt", ".json", ".csv", ".md", ".db", ".ini"}
+
+@dataclass(frozen=True)
+class Selection:
+    """The files that a stream is made of, chosen without reading any of them."""
+
+    root: Path
+    chosen: Chosen
+    names: tuple[str, ...]
+    """Of the classes."""
+
+    @property
+    def files(self) -> list[str]:
+        return [file for classes in self.chosen.values() for group in classes for file in group]
+
+    def folders(self) -> list[str]:
+        """Every folder in which a file could be added or lost."""
+        inner = {Path(folder) for folder in {file.rpartition(os.sep)[0] for file in self.files}}
+        outer = {parent for folder in inner for parent in folder.parents}
+        every = inner | {parent for parent in outer if parent.is_relative_to(self.root)}
+        return sorted(map(str, every))
+
+    def fingerprint(self, size: int) -> str:
+        """The stream's at this size; decodes only what never was."""
+        return self._fingerprint(digest_of(self.root, self.files, size))
+
+    def images(self, size: int) -> tuple[dict[str, Images], str]:
+        """The images of every role, and the fingerprint of pixels, labels, names and roles."""
+        pixels, digest = decoded_once(self.root, self.files, size)
+        images, start = {}, 0
+        for role, sizes in self._counts().items():
+            labels = torch.arange(len(self.names)).repeat_interleave(torch.tensor(sizes))
+            images[role] = Images(pixels[start : start + len(labels)], labels)
+            start += len(labels)
+        return images, self._fingerprint(digest)
+
+    def stream(self, name: str, tasks: int | None, size: int, order_seed: int) -> Stream:
+        """The stream of these images, square at `size`: classes cut into `tasks`, or (None) a task
+        a domain. BadInput where images cannot be read."""
+        images, mark = self.images(size)
+        if tasks is not None:
+            train, test = images["train"], images["test"]
+            return class_incremental(name, train, test, self.names, tasks, order_seed, mark)
+        domains = dict.fromkeys(role.rpartition("/")[0] for role in images)
+        cut = [(domain, images[f"{domain}/train"], images[f"{domain}/test"]) for domain in domains]
+        return domain_incremental(name, cut, self.names, order_seed, mark)
+
+    def _counts(self) -> dict[str, list[int]]:
+        return {role: [len(group) for group in classes] for role, classes in self.chosen.items()}
+
+    def _fingerprint(self, digest: str) -> str:
+        return content_fingerprint(digest, json.dumps([self.names, self._counts()]))
+
+
+SIDECARS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
 """Files that lie beside images and are not meant as images. Any other must be one."""
 
 
-def load_folder(settings: Folder, image_size: int, order_seed: int, data_seed: int) -> Stream:
-    """Class-incremental stream of `<data>/{train,test}/<class>/*`, square at `image_size`.
+def select_folder(settings: Folder, data_seed: int) -> Selection:
+    """Files of `<data>/{train,test}/<class>/*`.
 
-    BadInput where the folders are not laid out so, or where images cannot be read.
+    BadInput where the folders are not laid out so.
     """
     root = settings.data.expanduser()
     expected = f"{root}/{{train,test}}/<class>/*"
@@ -44,29 +99,17 @@ def load_folder(settings: Folder, image_size: int, order_seed: int, data_seed: i
     names = _common_classes([root / "train", root / "test"], expected)
     check_tasks(settings.tasks, len(names))
     chosen: Chosen = {
-        role: [
-            draw(images_in(root / role / name, 1), cap, purpose_generator(data_seed, role, name))
-            for name in names
-        ]
+        role: [draw(images_in(root / role / name, 1), cap, data_seed, role, name) for name in names]
         for role, cap in (("train", settings.train_images), ("test", settings.test_images))
     }
-    images, fingerprint = read(root, chosen, names, image_size)
-    return class_incremental(
-        settings.name,
-        images["train"],
-        images["test"],
-        names,
-        settings.tasks,
-        order_seed,
-        fingerprint,
-    )
+    return Selection(root, chosen, names)
 
 
-def load_domains(settings: Domains, image_size: int, order_seed: int, data_seed: int) -> Stream:
-    """Domain-incremental stream of `<data>/<domain>/<class>/*`, square at `image_size`.
+def select_domains(settings: Domains, data_seed: int) -> Selection:
+    """Files of `<data>/<domain>/<class>/*`.
 
     `test_share` of every class of every domain is held out first; the caps draw from what is on
-    either side. BadInput as for `load_folder`.
+    either side. BadInput as for `select_folder`.
     """
     root = settings.data.expanduser()
     expected = f"{root}/<domain>/<class>/*"
@@ -74,27 +117,15 @@ def load_domains(settings: Domains, image_size: int, order_seed: int, data_seed:
     if not domains:
         raise BadInput(f"there are no domain folders in {root}; expected is {expected}")
     names = _common_classes([root / domain for domain in domains], expected)
-    chosen: Chosen = {}
+    caps = {"train": settings.train_images, "test": settings.test_images}
+    chosen: Chosen = {f"{domain}/{role}": [] for domain in domains for role in caps}
     for domain in domains:
-        halves = []
         for name in names:
             files = images_in(root / domain / name, 2)
-            halves.append(
-                _split(
-                    files, settings.test_share, purpose_generator(data_seed, "split", domain, name)
-                )
-            )
-        for side, role, cap in (
-            (0, "train", settings.train_images),
-            (1, "test", settings.test_images),
-        ):
-            chosen[f"{domain}/{role}"] = [
-                draw(half[side], cap, purpose_generator(data_seed, role, domain, name))
-                for name, half in zip(names, halves, strict=True)
-            ]
-    images, fingerprint = read(root, chosen, names, image_size)
-    tasks = [(domain, images[f"{domain}/train"], images[f"{domain}/test"]) for domain in domains]
-    return domain_incremental(settings.name, tasks, names, order_seed, fingerprint)
+            halves = _split(files, settings.test_share, data_seed, domain, name)
+            for (role, cap), half in zip(caps.items(), halves, strict=True):
+                chosen[f"{domain}/{role}"].append(draw(half, cap, data_seed, role, domain, name))
+    return Selection(root, chosen, names)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -125,7 +156,7 @@ def _common_classes(folders: list[Path], expected: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def images_in(folder: Path, at_least: int) -> list[Path]:
+def images_in(folder: Path, at_least: int) -> list[str]:
     """The image files of a class folder, sorted by name."""
     names = []
     with os.scandir(folder) as entries:
@@ -136,44 +167,32 @@ def images_in(folder: Path, at_least: int) -> list[Path]:
                 raise BadInput(
                     f"{entry.path} is a folder; expected are image files directly in {folder}"
                 )
-            if Path(entry.name).suffix.lower() not in SIDECARS:
+            if not entry.name.lower().endswith(SIDECARS):
                 names.append(entry.name)
     if len(names) < at_least:
         raise BadInput(f"{folder} holds {len(names)} images; expected is at least {at_least}")
-    return [folder / name for name in sorted(names)]
+    start = os.path.join(folder, "")
+    return [start + name for name in sorted(names)]
 
 
-def purpose_generator(data_seed: int, *purpose: str) -> np.random.Generator:
-    """A generator of this purpose alone, so that no draw depends on another."""
-    return np.random.default_rng([data_seed, zlib.crc32(os.fsencode("\n".join(purpose)))])
-
-
-def draw(files: list[Path], cap: int | None, generator: np.random.Generator) -> list[Path]:
+def draw(files: list[str], cap: int | None, data_seed: int, *purpose: str) -> list[str]:
     """At most `cap` of `files`, in their order; a larger cap keeps what a smaller one drew."""
-    return [files[k] for k in sorted(generator.permutation(len(files))[:cap])]
+    order = _generator(data_seed, *purpose).permutation(len(files))
+    return [files[k] for k in sorted(order[:cap])]
 
 
 def _split(
-    files: list[Path], share: float, generator: np.random.Generator
-) -> tuple[list[Path], list[Path]]:
+    files: list[str], share: float, data_seed: int, domain: str, name: str
+) -> tuple[list[str], list[str]]:
     """The files of one class to train on, and the `share` of them that is held out."""
-    seed = torch.Generator().manual_seed(int(generator.integers(2**63)))
+    drawn = _generator(data_seed, "split", domain, name).integers(2**63)
+    seed = torch.Generator().manual_seed(int(drawn))
     held_out = stratified(torch.zeros(len(files)), share, seed).tolist()
     train = [file for file, held in zip(files, held_out, strict=True) if not held]
     test = [file for file, held in zip(files, held_out, strict=True) if held]
     return train, test
 
 
-def read(
-    root: Path, chosen: Chosen, names: tuple[str, ...], size: int
-) -> tuple[dict[str, Images], str]:
-    """The images of every role, and the fingerprint of pixels, labels, names and roles."""
-    files = [file for classes in chosen.values() for group in classes for file in group]
-    pixels, digest = decoded_once(root, files, size)
-    counts = {role: [len(group) for group in classes] for role, classes in chosen.items()}
-    images, start = {}, 0
-    for role, sizes in counts.items():
-        labels = torch.arange(len(names)).repeat_interleave(torch.tensor(sizes))
-        images[role] = Images(pixels[start : start + len(labels)], labels)
-        start += len(labels)
-    return images, content_fingerprint(digest, json.dumps([names, counts]))
+def _generator(data_seed: int, *purpose: str) -> np.random.Generator:
+    """A generator of this purpose alone, so that no draw depends on another."""
+    return np.random.default_rng([data_seed, zlib.crc32(os.fsencode("\n".join(purpose)))])

@@ -10,9 +10,11 @@ training. It does not depend on the order of rows or files.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +23,13 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from fmlora_lab.benchmarks.cache import cache_dir
-from fmlora_lab.benchmarks.folders import Chosen, draw, images_in, purpose_generator, read
-from fmlora_lab.benchmarks.stream import (
-    Stream,
-    check_tasks,
-    class_incremental,
-    domain_incremental,
-)
+from fmlora_lab.benchmarks.folders import Chosen, Selection, draw, images_in
+from fmlora_lab.benchmarks.stream import check_tasks
 from fmlora_lab.config import BadInput, Hub
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import cache_dir, write_atomically
 
 SPLIT_BY_CONTENT = "fmlora-lab/imagenet-r/"
-ROLES = ("train", "test")
+ROLES: tuple[str, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class Source:
     """Where a dataset is, what its columns are called, and what must come out of it."""
 
     repository: str
-    revision: str | None
-    """The pinned commit; None where it is to be pinned at the first download, which prints it."""
     image: str
     label: str
     classes: int
@@ -51,45 +45,16 @@ class Source:
     gigabytes: float
     """Size of the download, about; unpacked it takes as much again."""
     domain: str | None = None
+    revision: str | None = None
+    """The pinned commit; None where it is to be pinned at the first download, which prints it."""
 
 
-DATASETS = {
-    "cifar100": Source(
-        "uoft-cs/cifar100",
-        "aadb3af77e9048adbea6b47c21a81e47dd092ae5",
-        "img",
-        "fine_label",
-        100,
-        {"train": 50_000, "test": 10_000},
-        0.2,
-    ),
-    "imagenet-r": Source(
-        "axiong/imagenet-r", None, "image", "wnid", 200, {"train": 24_000, "test": 6_000}, 2.2
-    ),
-    "cub-200": Source(
-        "bentrevett/caltech-ucsd-birds-200-2011",
-        None,
-        "image",
-        "label",
-        200,
-        {"train": 5_994, "test": 5_794},
-        1.2,
-    ),
-    "domainnet": Source(
-        "wltjr1007/DomainNet",
-        "ee20570ae7a29c51571e55a9a17983f7625295d6",
-        "image",
-        "label",
-        345,
-        {"train": 409_832, "test": 176_743},
-        18.5,
-        domain="domain",
-    ),
-}
+_LISTED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+DATASETS = {name: Source(**listed) for name, listed in _LISTED.items()}
 
 
-def load_hub(settings: Hub, image_size: int, order_seed: int, data_seed: int) -> Stream:
-    """The stream of a hub dataset, its images square at `image_size`.
+def select_hub(settings: Hub, data_seed: int) -> Selection:
+    """Files of a hub dataset, by domain and role, or by role alone where classes are cut.
 
     BadInput if it is not here and cannot be had, or is not what it should be.
     """
@@ -104,35 +69,16 @@ def load_hub(settings: Hub, image_size: int, order_seed: int, data_seed: int) ->
     domains = sorted(path.name for path in root.iterdir() if path.is_dir())
     names = tuple(sorted({path.name for path in root.glob("*/*/*") if path.is_dir()}))
     caps = {"train": settings.train_images, "test": settings.test_images}
-
-    def chosen(domain: str, role: str) -> list[list[Path]]:
-        found = []
-        for name in names:
+    groups: Chosen = {}
+    for domain, role in itertools.product(domains, ROLES):
+        own = groups.setdefault(f"{domain}/{role}" if by_domain else role, [[] for _ in names])
+        for files, name in zip(own, names, strict=True):
             folder = root / domain / role / name
-            files = images_in(folder, 0) if folder.is_dir() else []
-            found.append(draw(files, caps[role], purpose_generator(data_seed, role, domain, name)))
-        return found
-
-    groups: Chosen = {f"{d}/{role}": chosen(d, role) for d in domains for role in ROLES}
-    if by_domain:
-        images, fingerprint = read(root, groups, names, image_size)
-        tasks = [(d, images[f"{d}/train"], images[f"{d}/test"]) for d in domains]
-        return domain_incremental(settings.dataset, tasks, names, order_seed, fingerprint)
-    check_tasks(settings.tasks, len(names))
-    together: Chosen = {role: [] for role in ROLES}
-    for role in ROLES:
-        for k in range(len(names)):
-            together[role].append([file for d in domains for file in groups[f"{d}/{role}"][k]])
-    images, fingerprint = read(root, together, names, image_size)
-    return class_incremental(
-        settings.dataset,
-        images["train"],
-        images["test"],
-        names,
-        settings.tasks,
-        order_seed,
-        fingerprint,
-    )
+            found = images_in(folder, 0) if folder.is_dir() else []
+            files += draw(found, caps[role], data_seed, role, domain, name)
+    if not by_domain:
+        check_tasks(settings.tasks, len(names))
+    return Selection(root, groups, names)
 
 
 def unpacked(name: str, mirror: Path | None = None) -> Path:
@@ -198,8 +144,8 @@ def _unpack(source: Source, name: str, mirror: Path | None, root: Path) -> dict[
     return {"dataset": name, "revision": revision, "counts": counts, "fingerprint": whole}
 
 
-def _splits(source: Source, name: str, mirror: Path | None) -> tuple[dict[str, Any], str]:
-    """The hub's splits by name, images as bytes, and the revision they are of."""
+def _splits(source: Source, name: str, mirror: Path | None) -> tuple[dict[str, Any], str | None]:
+    """The hub's splits by name, images as bytes, and the revision they are of, if the hub says."""
     try:
         import datasets
     except ImportError as error:
@@ -227,7 +173,8 @@ def _splits(source: Source, name: str, mirror: Path | None) -> tuple[dict[str, A
             "folder with its parquet files"
         ) from error
     as_bytes = datasets.Image(decode=False)
-    return {split: of.cast_column(source.image, as_bytes) for split, of in loaded.items()}, revision
+    splits = {str(split): of.cast_column(source.image, as_bytes) for split, of in loaded.items()}
+    return splits, revision
 
 
 def _parquet(mirror: Path) -> list[Path]:

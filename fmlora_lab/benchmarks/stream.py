@@ -86,15 +86,9 @@ def class_incremental(
     cut = []
     for index in range(tasks):
         classes = range(index * width, (index + 1) * width)
-        cut.append(
-            Task(
-                index=index,
-                name=f"classes {classes.start + 1}–{classes.stop}",
-                classes=classes,
-                train=train[_of(classes, train)],
-                test=test[_of(classes, test)],
-            )
-        )
+        title = f"classes {classes.start + 1}–{classes.stop}"
+        own = train[_of(classes, train)], test[_of(classes, test)]
+        cut.append(Task(index, title, classes, *own))
     names = tuple(class_names[k] for k in order)
     return Stream(name, "class-incremental", names, tuple(cut), fingerprint)
 
@@ -110,8 +104,7 @@ def domain_incremental(
     order = np.random.default_rng(order_seed).permutation(len(domains))
     classes = range(len(class_names))
     tasks = tuple(
-        Task(index, domains[d][0], classes, domains[d][1], domains[d][2])
-        for index, d in enumerate(order)
+        Task(index, domains[d][0], classes, *domains[d][1:]) for index, d in enumerate(order)
     )
     return Stream(name, "domain-incremental", tuple(class_names), tasks, fingerprint)
 
@@ -123,8 +116,8 @@ def content_fingerprint(*parts: Images | str) -> str:
         if isinstance(part, str):
             digest.update(part.encode())
         else:
-            digest.update(np.ascontiguousarray(part.pixels.numpy()))
-            digest.update(np.ascontiguousarray(part.labels.numpy()))
+            digest.update(np.ascontiguousarray(part.pixels.numpy()).data)
+            digest.update(np.ascontiguousarray(part.labels.numpy()).data)
     return digest.hexdigest()
 
 

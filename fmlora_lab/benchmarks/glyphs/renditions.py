@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmlora_lab.benchmarks.styles import Range, Style
-from fmlora_lab.benchmarks.typefaces import CANVAS
+from fmlora_lab.benchmarks.glyphs.styles import Range, Style
+from fmlora_lab.benchmarks.glyphs.typefaces import CANVAS
 
 SIDE = CANVAS // 2
 """Side of a rendered image in pixels."""

@@ -58,7 +58,7 @@ def rasters(characters: Sequence[str], faces: Sequence[str], in_proportion: bool
 
 
 def _centred(font: ImageFont.FreeTypeFont, character: str, in_proportion: bool) -> np.ndarray:
-    left, top, right, bottom = font.getbbox(character)
+    left, top, right, bottom = map(int, font.getbbox(character))  # pixels, which are whole
     canvas = Image.new("L", (CANVAS, CANVAS))
     if right > left and bottom > top:
         glyph = Image.new("L", (right - left, bottom - top))

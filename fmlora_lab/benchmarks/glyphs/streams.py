@@ -14,18 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlora_lab.benchmarks.cache import cache_dir
-from fmlora_lab.benchmarks.renditions import render
-from fmlora_lab.benchmarks.stream import (
-    Images,
-    Stream,
-    class_incremental,
-    domain_incremental,
-)
-from fmlora_lab.benchmarks.styles import DOMAINS, RENDITION, Style
-from fmlora_lab.benchmarks.typefaces import TEST_FACES, TRAIN_FACES, rasters
+from fmlora_lab.benchmarks.glyphs.renditions import render
+from fmlora_lab.benchmarks.glyphs.styles import DOMAINS, RENDITION, Style
+from fmlora_lab.benchmarks.glyphs.typefaces import TEST_FACES, TRAIN_FACES, rasters
+from fmlora_lab.benchmarks.stream import Images, Stream, class_incremental, domain_incremental
 from fmlora_lab.config import GlyphDomains, Glyphs
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import cache_dir, write_atomically
 
 RENDERER = 2
 """Raised when the images change: it enters every fingerprint, so stored runs stay apart."""
@@ -55,10 +49,9 @@ def load_glyphs(settings: Glyphs, order_seed: int, data_seed: int) -> Stream:
     the pixels: those may differ by a rounding step between processors, and a stored run shall
     be found again all the same.
     """
-    train, test, fingerprint = _drawn("glyphs", RENDITION, settings, data_seed)
-    return class_incremental(
-        "glyphs", train, test, tuple(CHARACTERS), settings.tasks, order_seed, fingerprint
-    )
+    train, test = _drawn("glyphs", RENDITION, settings, data_seed)
+    names, mark = tuple(CHARACTERS), fingerprint(settings, data_seed)
+    return class_incremental("glyphs", train, test, names, settings.tasks, order_seed, mark)
 
 
 def load_glyph_domains(settings: GlyphDomains, order_seed: int, data_seed: int) -> Stream:
@@ -66,40 +59,42 @@ def load_glyph_domains(settings: GlyphDomains, order_seed: int, data_seed: int) 
 
     The fingerprint is made as that of `load_glyphs`.
     """
-    domains, prints = [], []
-    for name, style in DOMAINS.items():
-        train, test, fingerprint = _drawn(name, style, settings, data_seed)
-        domains.append((name, train, test))
-        prints.append(fingerprint)
-    fingerprint = hashlib.sha256("".join(prints).encode()).hexdigest()
-    return domain_incremental("glyph-domains", domains, tuple(CHARACTERS), order_seed, fingerprint)
+    domains = [(name, *_drawn(name, style, settings, data_seed)) for name, style in DOMAINS.items()]
+    mark = fingerprint(settings, data_seed)
+    return domain_incremental("glyph-domains", domains, tuple(CHARACTERS), order_seed, mark)
+
+
+def fingerprint(settings: Glyphs | GlyphDomains, data_seed: int) -> str:
+    """The stream's; nothing is drawn for it."""
+    if isinstance(settings, Glyphs):
+        return _recipe("glyphs", settings, data_seed)
+    prints = [_recipe(name, settings, data_seed) for name in DOMAINS]
+    return hashlib.sha256("".join(prints).encode()).hexdigest()
+
+
+def _recipe(name: str, settings: Glyphs | GlyphDomains, data_seed: int) -> str:
+    """The fingerprint of one style's images."""
+    recipe = repr((RENDERER, name, settings.train_images, settings.test_images, data_seed))
+    return hashlib.sha256(recipe.encode()).hexdigest()
 
 
 def _drawn(
     name: str, style: Style, settings: Glyphs | GlyphDomains, data_seed: int
-) -> tuple[Images, Images, str]:
-    """Training and test images of one style, from the cache or drawn, and their fingerprint."""
+) -> tuple[Images, Images]:
+    """Training and test images of one style, from the cache or drawn."""
     counts = settings.train_images, settings.test_images
-    recipe = repr((RENDERER, name, *counts, data_seed))
-    fingerprint = hashlib.sha256(recipe.encode()).hexdigest()
-    path = cache_dir() / "glyphs" / f"{name}-{fingerprint[:16]}.npy"
+    mark = _recipe(name, settings, data_seed)
+    path = cache_dir() / "glyphs" / f"{name}-{mark[:16]}.npy"
     pixels = _cached(path)
     if pixels is None:
         # The fingerprint holds the seed and the style's name: no two drawings share noise.
-        generator = torch.Generator().manual_seed(int(fingerprint[:15], 16))
-        pixels = torch.cat(
-            [
-                _draw(faces, count, style, generator)
-                for faces, count in zip((TRAIN_FACES, TEST_FACES), counts, strict=True)
-            ]
-        )
+        generator = torch.Generator().manual_seed(int(mark[:15], 16))
+        train = _draw(TRAIN_FACES, settings.train_images, style, generator)
+        pixels = torch.cat([train, _draw(TEST_FACES, settings.test_images, style, generator)])
         write_atomically(path, lambda file: file.write(_sealed(pixels)))
-    parts = []
-    for part, count in zip(
-        pixels.split([len(CHARACTERS) * count for count in counts]), counts, strict=True
-    ):
-        parts.append(Images(part, torch.arange(len(CHARACTERS)).repeat_interleave(count)))
-    return *parts, fingerprint
+    labels = [torch.arange(len(CHARACTERS)).repeat_interleave(count) for count in counts]
+    train, test = map(Images, pixels.split([len(own) for own in labels]), labels)
+    return train, test
 
 
 def _draw(faces: tuple[str, ...], count: int, style: Style, generator: torch.Generator) -> Tensor:
