@@ -7,20 +7,39 @@ allowed, before anything is loaded.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
 FORMAT = 2
 """Raised when the meaning of a stored run changes, a changed default included, since a run's name
 leaves defaults out; part of every run's name."""
+
+
+FAMILIES = ("FM-LoRA", "low-rank", "prompts", "references")
+"""The families of methods, in the order of tables. A newcomer's own family comes after them."""
+
+
+class MethodLabel(NamedTuple):
+    """What readers of stored runs know of a method. It is kept with each run."""
+
+    title: str
+    family: str
+    updates: str | None = None
+    """How a task's record holds its low-rank updates: "factors" (U and V of every site), "cores"
+    (R × R, in bases that the first task's record has), or None."""
+    one_task: bool = False
+    """Whether it sees the whole stream at once, which continual learning forbids."""
+
+
+METHOD_LABELS: dict[str, MethodLabel] = {}
+"""Every method's label by its name: of those that are registered, and of those whose stored runs
+were opened, so that readers need neither torch nor the method."""
+
+
+def title_of(name: str) -> str:
+    """A method's name for readers; any other name as it is."""
+    return METHOD_LABELS[name].title if name in METHOD_LABELS else name
 
 
 class BadInput(ValueError):
@@ -35,11 +54,11 @@ class Glyphs(Settings):
     """The embedded benchmark: renditions of 100 characters, class-incremental."""
 
     name: Literal["glyphs"] = "glyphs"
-    tasks: int = Field(10, ge=1)
+    tasks: int = Field(default=10, ge=1)
     """Number of tasks; must divide 100."""
-    train_images: int = Field(28, ge=2)
+    train_images: int = Field(default=28, ge=2)
     """Training images a class."""
-    test_images: int = Field(16, ge=1)
+    test_images: int = Field(default=16, ge=1)
     """Test images a class, drawn from typefaces that training never sees."""
 
 
@@ -47,9 +66,9 @@ class GlyphDomains(Settings):
     """The embedded domain-incremental stream: the same characters in six rendering styles."""
 
     name: Literal["glyph-domains"] = "glyph-domains"
-    train_images: int = Field(8, ge=2)
+    train_images: int = Field(default=8, ge=2)
     """Training images a class and domain."""
-    test_images: int = Field(8, ge=1)
+    test_images: int = Field(default=8, ge=1)
     """Test images a class and domain, drawn from typefaces that training never sees."""
 
 
@@ -59,11 +78,11 @@ class Folder(Settings):
     name: Literal["folder"] = "folder"
     data: Path
     """The folder that holds `train` and `test`."""
-    tasks: int = Field(10, ge=1)
+    tasks: int = Field(default=10, ge=1)
     """Number of tasks; must divide the number of classes."""
-    train_images: int | None = Field(None, ge=2)
+    train_images: int | None = Field(default=None, ge=2)
     """At most this many training images a class, drawn with `data_seed`; all by default."""
-    test_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class."""
 
 
@@ -73,11 +92,11 @@ class Domains(Settings):
     name: Literal["domains"] = "domains"
     data: Path
     """The folder that holds the domains."""
-    test_share: float = Field(0.3, gt=0, lt=1)
+    test_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of every class of every domain that is held out for testing, by `data_seed`."""
-    train_images: int | None = Field(None, ge=2)
+    train_images: int | None = Field(default=None, ge=2)
     """At most this many training images a class and domain."""
-    test_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class and domain."""
 
 
@@ -90,11 +109,11 @@ class Hub(Settings):
     """A folder with the dataset's parquet files, in the place of the hub."""
     scenario: Literal["class-incremental", "domain-incremental"] = "class-incremental"
     """Cut by classes, or one task a domain; only domainnet has domains."""
-    tasks: int = Field(10, ge=1)
+    tasks: int = Field(default=10, ge=1)
     """Number of tasks where classes are cut; must divide their number."""
-    train_images: int | None = Field(None, ge=2)
+    train_images: int | None = Field(default=None, ge=2)
     """At most this many training images a class (and domain), drawn with `data_seed`."""
-    test_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class (and domain)."""
 
 
@@ -108,29 +127,43 @@ class Backbone(Settings):
     """`glyphs-vit`, which ships with the lab, or the full tag of a timm ViT."""
     weights: Path | None = None
     """A local safetensors file with timm's tensor names; else `glyphs-vit`'s own or timm's hub."""
-    image_size: int | None = Field(None, ge=8)
+    image_size: int | None = Field(default=None, ge=8)
     """Side of the input in pixels; the position grid is resampled to it. Default: the model's."""
 
 
 class Training(Settings):
     """What is the same for every method of a comparison."""
 
-    epochs: int = Field(6, ge=1)
+    epochs: int = Field(default=6, ge=1)
     """Epochs a task."""
-    batch_size: int = Field(64, ge=1)
-    lr_head: float = Field(3e-3, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    lr_head: float = Field(default=3e-3, gt=0)
     """Learning rate of the classifier's rows."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay; never on prompts, selector weights and biases."""
     augmentation: Literal["none", "shift", "crop-flip"] = "shift"
     """`shift`: up to a sixteenth of the side; `crop-flip`: RandomResizedCrop and mirror."""
-    crop_scale: float = Field(0.08, gt=0, le=1)
+    crop_scale: float = Field(default=0.08, gt=0, le=1)
     """Smallest share of the area that `crop-flip` keeps."""
-    head: Literal["linear", "cosine", "prototype"] = "linear"
-    """The head that ranks this run. The matrices of both its trained head and the class means
-    are stored whichever it is; `prototype` trains as `linear` does."""
+    head: str = "linear"
+    """The head that ranks this run: a trained one (`linear`, `cosine`) or one that keeps
+    statistics of the classes (`prototype`), beside which `linear` is trained. The matrices of
+    all heads are stored whichever it is."""
+    loss_over: Literal["task", "seen"] = "task"
+    """Classes among which the loss tells images apart: the task's own, or all seen so far (the
+    rows of earlier ones stay as they are). With one class a task it is always `seen`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the hardware has it."""
+
+    known_heads: ClassVar[set[str]] = set()
+    """Filled as heads are registered."""
+
+    @field_validator("head")
+    @classmethod
+    def _known_head(cls, value: str) -> str:
+        if value not in cls.known_heads:
+            raise ValueError(f"allowed: {', '.join(sorted(cls.known_heads))}")
+        return value
 
 
 class MethodSettings(Settings):
@@ -150,19 +183,22 @@ class MethodSettings(Settings):
 class RunConfig(Settings):
     """One method on one stream with one seed."""
 
-    benchmark: Benchmark = Field(default_factory=Glyphs)
-    backbone: Backbone = Field(default_factory=Backbone)
+    benchmark: Benchmark = Glyphs()
+    backbone: Backbone = Backbone()
     method: SerializeAsAny[MethodSettings]
-    training: Training = Field(default_factory=Training)
-    seed: int = Field(0, ge=0)
+    training: Training = Training()
+    seed: int = Field(default=0, ge=0)
     """Training: initial values, order of the batches, augmentation."""
-    order_seed: int = Field(0, ge=0)
+    order_seed: int = Field(default=0, ge=0)
     """Order of the classes (or domains)."""
-    data_seed: int = Field(0, ge=0)
+    data_seed: int = Field(default=0, ge=0)
     """Which images: subsets and splits; for Glyphs the drawing itself."""
     evaluate_on: Literal["test", "validation"] = "test"
     """`validation`: a quarter of each class's training images is kept back and takes the place of
     the test images, which are not read; for choosing settings."""
+    measure_ahead: bool = False
+    """Also test tasks that are yet to come: the cells of the accuracy matrix above its diagonal,
+    from which transfer is counted."""
 
     @field_validator("method", mode="before")
     @classmethod

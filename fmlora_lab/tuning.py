@@ -3,13 +3,13 @@
 1. The images are a quarter of each class's training images, kept back (`evaluate_on =
    "validation"`); test images are never read. The order of the classes is not the one reported.
 2. Every method gets the same number of trials. The first is its defaults under the profile; the
-   others are drawn without repetition from its space (SPACES, or REAL under the profile of real
-   images), by a generator seeded with the method's name.
+   others are drawn without repetition from its record's space (the short one under a profile
+   that says so), by a generator seeded with the method's name.
 3. The trial with the highest Acc at the end of the stream wins.
 
 Joint training takes no part: it is no rival, but the reference that fixed the difficulty of the
-benchmark. The log of all trials and the choice are one JSON file; `configure` reads the choice
-from there.
+benchmark. The log of all trials and the choice are one JSON file; a profile's own file has the
+choice, for `configure`.
 """
 
 import itertools
@@ -23,54 +23,10 @@ import numpy as np
 
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
-from fmlora_lab.methods import METHODS
-from fmlora_lab.profiles import configure
+from fmlora_lab.methods.registry import METHODS, in_order
+from fmlora_lab.profiles import configure, profile_named
 from fmlora_lab.runs.run import run
 
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-PROMPT_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-HEAD = {"training.lr_head": (5e-3, 1e-2, 2e-2)}
-SPACES: dict[str, dict[str, Sequence[Any]]] = {
-    "fm-lora": {
-        **HEAD,
-        "method.lr": RATES,
-        "method.bases.lr": (1e-4, 3e-4, 1e-3),
-        "method.basis_rank": (16, 32),
-        "method.prompt.lr": (1e-3, 3e-3),
-    },
-    "lora": {**HEAD, "method.lr": RATES, "method.rank": (4, 8, 16)},
-    "full": {**HEAD, "method.lr": (3e-5, 1e-4, 3e-4)},
-    "sd-lora": {
-        **HEAD,
-        "method.lr": RATES,
-        "method.lr_magnitudes": (1e-3, 1e-2),
-        "method.rank": (4, 8, 16),
-    },
-    "inflora": {
-        **HEAD,
-        "method.lr": RATES,
-        "method.rank": (4, 8, 16),
-        "method.threshold": (0.9, 0.95, 0.98),
-    },
-    "l2p": {**HEAD, "method.lr": PROMPT_RATES, "method.read": ("prompts", "cls")},
-    "dualprompt": {**HEAD, "method.lr": PROMPT_RATES, "method.match": (0.1, 1.0)},
-    "coda-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.length": (8, 16)},
-    "hide-prompt": {**HEAD, "method.lr": PROMPT_RATES, "method.contrast": (0.0, 0.01, 0.1)},
-    "linear-probe": {"training.lr_head": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)},
-}
-"""What may be tuned for each method; a method that is not here has nothing to tune."""
-STEPS = (1e-4, 3e-4, 1e-3)
-REAL: dict[str, dict[str, Sequence[Any]]] = {
-    "fm-lora": {"method.bases.lr": STEPS},
-    **{name: {"method.lr": STEPS} for name in ("lora", "sd-lora", "inflora")},
-    "full": {"method.lr": (1e-5, 3e-5, 1e-4)},
-    **{
-        name: {"method.lr": (1e-3, 3e-3, 1e-2)}
-        for name in ("l2p", "dualprompt", "coda-prompt", "hide-prompt")
-    },
-    "linear-probe": {"training.lr_head": (2e-3, 5e-3, 1e-2)},
-}
-"""For `cifar100-tiny`, whose runs take minutes: each method's one rate that decides most."""
 ORDER_SEED = 1000
 """Class order of the trials."""
 
@@ -91,9 +47,9 @@ def tune(
     unknown = set(methods or ()) - METHODS.keys()
     if unknown:
         raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
-    log = json.loads(out.read_text("utf-8")) if out.exists() else {"methods": {}}
+    log: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"methods": {}}
     log["procedure"] = " ".join((__doc__ or "").split())
-    for method in methods or SPACES:
+    for method in methods or [m for m in in_order() if METHODS[m].record.search]:
         tried = []
         for settings in draw(method, trials, profile):
             overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
@@ -112,7 +68,9 @@ def tune(
 
 def draw(method: str, trials: int, profile: str = "demo") -> list[dict[str, Any]]:
     """The settings of each trial: the defaults, then distinct other points of the space."""
-    space = (REAL if profile == "cifar100-tiny" else SPACES).get(method, {})
+    record = METHODS[method].record
+    short = profile_named(profile).get("tuning") == "short"
+    space = record.search_short if short else record.search
     points = [
         dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
     ]

@@ -4,7 +4,8 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,17 +15,27 @@ from fmlora_lab.config import BadInput, RunConfig, explain
 
 Preset = Literal["fair", "paper", "defaults"]
 
-PACKAGE = files("fmlora_lab")
+FOLDER = Path(__file__).parent
 
 
+@cache
 def profiles() -> dict[str, dict[str, Any]]:
-    """Every profile by name, as written in profiles.toml."""
-    return tomllib.loads(PACKAGE.joinpath("profiles.toml").read_text("utf-8"))
+    """Every profile by name, as its file in this folder says. Not to be changed."""
+    return {
+        file.stem: tomllib.loads(file.read_text("utf-8")) for file in sorted(FOLDER.glob("*.toml"))
+    }
 
 
-def tuned(profile: str) -> dict[str, Any]:
-    """What the tuning procedure chose for each method under a profile, with its trials."""
-    file = PACKAGE.joinpath("tuned", f"{profile}.json")
+def profile_named(name: str) -> dict[str, Any]:
+    """One profile; BadInput if there is none of that name."""
+    if name not in profiles():
+        raise BadInput(f"profile is {name!r}; allowed: {', '.join(profiles())}")
+    return profiles()[name]
+
+
+def trials(profile: str) -> dict[str, Any]:
+    """The tuning procedure's log under a profile, by method; empty where nothing was tuned."""
+    file = FOLDER / f"{profile}.trials.json"
     return json.loads(file.read_text("utf-8"))["methods"] if file.is_file() else {}
 
 
@@ -44,10 +55,7 @@ def configure(
     """
     if preset not in get_args(Preset):
         raise BadInput(f"preset is {preset!r}; allowed: {', '.join(get_args(Preset))}")
-    known = profiles()
-    if profile not in known:
-        raise BadInput(f"profile is {profile!r}; allowed: {', '.join(known)}")
-    chosen = known[profile]
+    chosen = deepcopy(profile_named(profile))
     config: dict[str, Any] = {
         "benchmark": {"name": benchmark, **chosen.get("benchmarks", {}).get(benchmark, {})},
         "backbone": dict(chosen.get("backbone", {})),
@@ -56,11 +64,11 @@ def configure(
     }
     best: Mapping[str, Any] = {}
     if preset == "fair":
-        best = tuned(profile).get(method, {}).get("chosen", {})
+        best = chosen.get("tuned", {}).get(method, {})
     elif preset == "paper":
-        from fmlora_lab.methods import METHODS  # here, since it brings torch
+        from fmlora_lab.methods.registry import METHODS  # here, since it brings torch
 
-        best = METHODS[method].published if method in METHODS else {}
+        best = METHODS[method].record.paper if method in METHODS else {}
     for key, value in {**best, **(overrides or {})}.items():
         set_dotted(config, key, value)
     try:
@@ -70,12 +78,16 @@ def configure(
 
 
 def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:
-    """A study's stream under a profile: the benchmark's name and the overrides that go with it.
+    """A profile's stream: the benchmark's name and the overrides that go with it.
 
     Where the profile's images or weights are local files, they are looked for under
     $FMLORA_DATA; BadInput says what is missing there.
     """
-    known = profiles()[profile]
+    known = profile_named(profile)
+    if stream not in known["streams"]:
+        raise BadInput(
+            f"profile {profile!r} has no stream {stream!r}; it has {', '.join(known['streams'])}"
+        )
     chosen = dict(known["streams"][stream])
     name, root = chosen.pop("name"), os.environ.get("FMLORA_DATA")
     found = {f"benchmark.{key}": value for key, value in chosen.items()}
