@@ -1,30 +1,38 @@
 """FM-LoRA Lab: continual learning with low-rank adapters on Vision Transformers.
 
-A run is a validated configuration; its result is a folder; a notebook asks for runs and draws
-what is in their folders:
+A run is a validated configuration; its result is a folder; a notebook states a grid of runs, asks
+for them, and draws what they say:
 
-    from fmlora_lab import RunConfig, run, runs, sweep
+    from fmlora_lab import grid, sweep, plots
 
-`runs` and `Run` read stored runs without importing torch; the other names bring it, with the
+    found = sweep(grid("demo", method=["fm-lora", "lora"], tasks=[5, 10], seed=range(3)))
+
+`load_runs` and `Run` read stored runs without importing torch; the other names bring it, with the
 methods, when they are first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fmlora_lab.runs.store import Run, runs
+from fmlora_lab.runs.stored import Run, load_runs
 
 if TYPE_CHECKING:
     from fmlora_lab.config import RunConfig
     from fmlora_lab.profiles import configure
+    from fmlora_lab.render.publish import publish
+    from fmlora_lab.runs.identity import identity
     from fmlora_lab.runs.run import restore, run
-    from fmlora_lab.runs.sweep import sweep
+    from fmlora_lab.runs.sweep import grid, sweep
 
-__all__ = ["Run", "RunConfig", "configure", "restore", "run", "runs", "sweep"]
+__all__ = ["Run", "RunConfig", "configure", "grid", "identity", "load_runs", "publish", "restore",
+           "run", "sweep"]  # fmt: skip
 
 _HOMES = {
     "RunConfig": "fmlora_lab.config",
     "configure": "fmlora_lab.profiles",
+    "grid": "fmlora_lab.runs.sweep",
+    "identity": "fmlora_lab.runs.identity",
+    "publish": "fmlora_lab.render.publish",
     "restore": "fmlora_lab.runs.run",
     "run": "fmlora_lab.runs.run",
     "sweep": "fmlora_lab.runs.sweep",
@@ -34,5 +42,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fmlora_lab' has no attribute {name!r}")
-    import_module("fmlora_lab.methods")  # a configuration names a method: all must be known
+    import_module("fmlora_lab.methods.registry")  # a configuration names a method
     return getattr(import_module(_HOMES[name]), name)

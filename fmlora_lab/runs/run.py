@@ -11,15 +11,21 @@ import numpy as np
 import torch
 from filelock import Timeout
 
-from fmlora_lab.backbone.device import has_bfloat16
-from fmlora_lab.backbone.vit import AdaptedViT, load_vit
-from fmlora_lab.benchmarks import load
+from fmlora_lab.backbone.device import has_bfloat16, pick_device
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.benchmarks import check_stream, load
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
-from fmlora_lab.config import RunConfig
-from fmlora_lab.learner import Learner, generator
-from fmlora_lab.metrics import accuracy_matrix, summary
-from fmlora_lab.runs.store import FolderKeeper, Run, RunFolder, runs_root, shipped
-from fmlora_lab.training import Trainer, to_torch
+from fmlora_lab.config import METHOD_LABELS, RunConfig
+from fmlora_lab.metrics import accuracy_matrix, summary, transfer
+from fmlora_lab.runs import planning
+from fmlora_lab.runs.archive import shipped
+from fmlora_lab.runs.folder import FolderKeeper, RunFolder
+from fmlora_lab.runs.identity import check_tower, identity, settled
+from fmlora_lab.runs.stored import Run, run_folder
+from fmlora_lab.seeds import generator
+from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.loop import Trainer, to_torch
 
 
 def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False) -> Run:
@@ -30,50 +36,58 @@ def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool
     reads it. Raises BadInput for what cannot be used, DamagedFile for a stored file that is not as
     it was written.
     """
-    model, stream = parts(config)
-    folder = RunFolder(runs_root(runs_dir), config.run_id(stream.fingerprint, model.fingerprint))
-    if use_shipped and not folder.complete and (found := shipped(folder.run_id)):
+    if (found := find_stored(config, runs_dir, use_shipped)) is not None:
         return _as_asked(found, config)
-    if not folder.complete:
-        lock = folder.lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another process is computing run {folder.run_id}; waiting", file=sys.stderr)
-            lock.acquire()
-        with lock:
-            if not folder.complete:
-                _compute(config, model, stream, folder)
-            lock.release()
+    if planning.active:
+        raise planning.UpToHere
+    model, stream = parts(config)
+    settles = settled(config, len(stream.class_names))
+    run_id = settles.run_id(stream.fingerprint, model.fingerprint)
+    folder = run_folder(run_id, runs_dir)
+    lock = folder.lock()
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is computing run {run_id}; waiting", file=sys.stderr)
+        held = lock.acquire()
+    with held:
+        if not folder.complete:
+            _compute(settles, model, stream, folder)
     stored = Run(folder)
     stored.check()
     return _as_asked(stored, config)
 
 
-def _as_asked(stored: Run, config: RunConfig) -> Run:
-    """The run with the configuration as it reads today: its file may be older than an option,
-    whose default it then has."""
-    stored.config = config.model_dump(mode="json")
-    return stored
-
-
 def find_stored(
     config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False
 ) -> Run | None:
-    """The run of this configuration if it is complete; nothing is computed."""
-    model, stream = parts(config)
-    run_id = config.run_id(stream.fingerprint, model.fingerprint)
-    folder = RunFolder(runs_root(runs_dir), run_id)
+    """The run of this configuration if it is complete; nothing is loaded or computed for it."""
+    run_id = identity(config)
+    folder = run_folder(run_id, runs_dir)
     if folder.complete:
-        return Run(folder)
-    return shipped(run_id) if use_shipped else None
+        stored = Run(folder)
+        stored.check()
+        return stored
+    archived = shipped(run_id) if use_shipped else None
+    return None if archived is None else Run(archived)
+
+
+def _as_asked(stored: Run, config: RunConfig) -> Run:
+    """The run with the configuration as it reads today: its file may be older than an option,
+    whose default it then has."""
+    loss_over = stored.config["training"].get("loss_over", "task")  # what its stream decided
+    stored.config = config.model_dump(mode="json")
+    stored.config["training"]["loss_over"] = loss_over
+    return stored
 
 
 def restore(stored: Run) -> Learner:
     """The trained model of a complete run; `merge()` on it gives a plain timm state dict.
 
-    Needs the run's images and weights where its configuration says that they are.
+    Needs the run's images and weights where its configuration says that they are. BadInput for a
+    run that was shipped.
     """
+    stored.needs_factors("restore")
     config = RunConfig.model_validate(stored.config)
     model, stream = parts(config)
     learner = Learner(config, model, len(stream.class_names), torch.device("cpu"))
@@ -82,26 +96,40 @@ def restore(stored: Run) -> Learner:
     return learner
 
 
-def parts(config: RunConfig) -> tuple[AdaptedViT, Stream]:
-    """The backbone and the stream of a configuration."""
-    model = load_vit(config.backbone)
-    stream = load(config.benchmark, model.image_size, config.order_seed, config.data_seed)
+def parts(config: RunConfig) -> tuple[Tower, Stream]:
+    """The backbone and the stream of a configuration, read from disk or made."""
+    model = load_tower(config.backbone)
+    check_tower(config.backbone, model)
+    return model, stream_of_run(config, model.image_size)
+
+
+def stream_of_run(config: RunConfig, image_size: int) -> Stream:
+    """The stream of a configuration, its images square at `image_size`."""
+    stream = load(config.benchmark, image_size, config.order_seed, config.data_seed)
+    check_stream(config.benchmark, image_size, config.data_seed, stream)
     if config.evaluate_on == "validation":
         stream = validation_stream(stream, generator(config.data_seed, "validation"))
-    return model, stream
+    return stream
 
 
-def _compute(config: RunConfig, model: AdaptedViT, stream: Stream, folder: RunFolder) -> None:
+def _compute(config: RunConfig, model: Tower, stream: Stream, folder: RunFolder) -> None:
+    if config.training.loss_over == "seen" and len(stream.tasks[0].classes) == 1:
+        print(
+            "every task has one class, over which alone nothing can be learned: the loss is over "
+            "all classes seen (training.loss_over = 'seen'), and the first task learns nothing",
+            file=sys.stderr,
+        )
+    trainer = Trainer(config, stream, model, FolderKeeper(folder))  # adapts the model's sites
     folder.write_json("config.json", config.model_dump(mode="json"))
     folder.write_json("environment.json", _environment(config, model, stream))
-    measured = Trainer(config, stream, model, FolderKeeper(folder)).run()
+    measured = trainer.run()
     folder.write_json("result.json", {"run_id": folder.run_id, **_result(config, measured)})
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
     counts = measured["counts"]
     matrices = {name: accuracy_matrix(rows, counts) for name, rows in measured["correct"].items()}
-    ranked_by = "prototype" if config.training.head == "prototype" else "head"
+    ranked_by = config.training.head if config.training.head in matrices else "head"
     if "head" not in matrices:
         ranked_by = "prototype"
     trained, seconds = measured["trained"], measured["training_seconds"]
@@ -109,8 +137,13 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         **summary(matrices[ranked_by], counts),
         "ranked_by": ranked_by,
         "accuracy_matrix": _jsonable(matrices[ranked_by]),
+        **(transfer(matrices[ranked_by]) if config.measure_ahead else {}),
         "heads": {
-            name: {**summary(a, counts), "accuracy_matrix": _jsonable(a)}
+            name: {
+                **summary(a, counts),
+                "accuracy_matrix": _jsonable(a),
+                "kept": measured["kept_by_head"][name],
+            }
             for name, a in matrices.items()
         },
         "test_images": counts,
@@ -129,17 +162,18 @@ def _jsonable(a: np.ndarray) -> list[list[float | None]]:
     return [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in a]
 
 
-def _environment(config: RunConfig, model: AdaptedViT, stream: Stream) -> dict[str, Any]:
+def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, Any]:
     packages = ("fmlora-lab", "torch", "timm", "numpy", "safetensors")
-    device = next(iter(["cuda"] if torch.cuda.is_available() else ["cpu"]))
+    device = pick_device()
     return {
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.platform(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "bfloat16": has_bfloat16(torch.device(device)),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "bfloat16": has_bfloat16(device),
         "threads": torch.get_num_threads(),
         "revision": revision(),
+        "method": METHOD_LABELS[config.method.name]._asdict(),
         "data": stream.fingerprint,
         "weights": model.fingerprint,
         "class_names": list(stream.class_names),
@@ -150,14 +184,8 @@ def _environment(config: RunConfig, model: AdaptedViT, stream: Stream) -> dict[s
 
 def revision() -> str | None:
     """The lab's git revision, None outside a repository."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return asked.stdout.strip()

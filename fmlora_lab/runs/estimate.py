@@ -1,0 +1,128 @@
+"""How long runs will take: from runs of their kind that are here, else from a measured step."""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from fmlora_lab.backbone.device import compute_type, pick_device
+from fmlora_lab.backbone.tower import TOWERS
+from fmlora_lab.backbone.vit import ViT, load_tower
+from fmlora_lab.benchmarks.hub import DATASETS
+from fmlora_lab.config import Backbone, Benchmark, Domains, Folder, GlyphDomains, Glyphs, RunConfig
+from fmlora_lab.runs.archive import collections
+from fmlora_lab.runs.stored import load_runs
+
+STEP_IMAGES = 4
+"""Images of the measured step: small, so that a large backbone takes seconds."""
+
+
+@cache
+def speeds(runs_dir: Path | str | None = None) -> dict[tuple, float]:
+    """Seconds for a unit of `work` by `kind`: the median of the complete runs of a folder, all of
+    which it opens, and of those that came with the lab."""
+    shipped = [run for path in collections().values() for run in load_runs(path)]
+    found: dict[tuple, list[float]] = {}
+    for run in [*shipped, *load_runs(runs_dir)]:
+        found.setdefault(kind(run.config), []).append(run.result["seconds"] / work(run.config))
+    return {key: statistics.median(seconds) for key, seconds in found.items()}
+
+
+def seconds_of(config: RunConfig, runs_dir: Path | str | None = None) -> float:
+    """Seconds that a run will take."""
+    settings = config.model_dump(mode="json")
+    known = speeds(runs_dir).get(kind(settings))
+    if known is not None:
+        return known * work(settings)
+    train, test, tasks = sizes(config.benchmark)
+    learn, predict = seconds_an_image(config.backbone.name, config.backbone.image_size)
+    epochs = getattr(config.method, "epochs", config.training.epochs)
+    return learn * train * epochs + predict * (train + test * (tasks + 1) / 2)
+
+
+def kind(settings: dict) -> tuple:
+    """What runs of about equal speed share."""
+    benchmark, backbone = settings["benchmark"], settings["backbone"]
+    stream = benchmark.get("dataset") or benchmark["name"]
+    return settings["method"]["name"], stream, backbone["name"], backbone["image_size"]
+
+
+def work(settings: dict) -> float:
+    """A measure of a run's length among runs of its kind: images a class, times epochs."""
+    epochs = settings["method"].get("epochs", settings["training"]["epochs"])
+    return (settings["benchmark"].get("train_images") or 1) * epochs
+
+
+def sizes(benchmark: Benchmark) -> tuple[int, int, int]:
+    """Training images, test images and tasks of a benchmark, without loading it."""
+    match benchmark:
+        case Glyphs():
+            return 100 * benchmark.train_images, 100 * benchmark.test_images, benchmark.tasks
+        case GlyphDomains():
+            return 600 * benchmark.train_images, 600 * benchmark.test_images, 6
+        case Folder():
+            train, test = (_images(benchmark.data / part) for part in ("train", "test"))
+            return sum(train), sum(test), benchmark.tasks
+        case Domains():
+            each = [sum(_images(folder)) for folder in benchmark.data.iterdir() if folder.is_dir()]
+            test = round(benchmark.test_share * sum(each))
+            return sum(each) - test, test, len(each)
+    counts = DATASETS[benchmark.dataset].counts
+    return counts["train"], counts["test"], benchmark.tasks
+
+
+def _images(folder) -> list[int]:
+    return [sum(1 for _ in path.iterdir()) for path in folder.iterdir() if path.is_dir()]
+
+
+@cache
+def seconds_an_image(name: str, image_size: int | None) -> tuple[float, float]:
+    """Measured on this machine with a backbone: seconds to learn from an image and to predict one.
+
+    A timm model has random weights here; its speed does not depend on them.
+    """
+    device = pick_device()
+    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    if name in TOWERS:
+        tower = load_tower(Backbone(name=name, image_size=image_size))
+    else:
+        vit: Any = timm.create_model(name, pretrained=False, num_classes=0, **size)
+        tower = ViT(vit)
+    tower, side = tower.to(device), tower.image_size
+    images = torch.randn(STEP_IMAGES, 3, side, side, device=device, requires_grad=True)
+
+    def step() -> None:
+        with compute_type(device, "auto"):
+            tower.features(images).square().mean().backward()
+
+    def predict() -> None:
+        with torch.inference_mode(), compute_type(device, "auto"):
+            tower.features(images)
+
+    for call in (step, predict):
+        call()  # not counted
+    return timed(step, device) / STEP_IMAGES, timed(predict, device) / STEP_IMAGES
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds from nothing to do on the device to nothing to do again."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    began = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - began
+
+
+def said(seconds: float) -> str:
+    """A duration for readers: `40 s`, `12 min`, `3.5 h`, `4 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"

@@ -1,0 +1,79 @@
+"""Stored runs as a tidy frame, one row a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fmlora_lab.runs.stored import Run
+
+METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
+BY_BANK = ("acc", "learning_accuracy", "forgetting")
+COSTS = ("trainable_parameters", "kept_parameters", "seconds", "seconds_a_task", "inference_mflops")
+
+
+def frame(found: Sequence[tuple[Mapping[str, Any], Run]]) -> pd.DataFrame:
+    """One row a run: its labels first, then its numbers, NaN where undefined, and the run itself.
+
+    Accuracies are in percent, of the head that ranks the run; `acc_head` is of the trained head,
+    and `acc_prototype` and the like of each head that keeps statistics. Raises ValueError if a
+    label has the name of a number.
+    """
+    labels = pd.DataFrame([dict(own) for own, _ in found])
+    return labels.join(pd.DataFrame([_numbers(run) for _, run in found]))
+
+
+def pick(found: pd.DataFrame, **labels: Any) -> pd.DataFrame:
+    """The rows that carry these labels."""
+    for name, value in labels.items():
+        found = found.loc[found[name] == value]
+    return found
+
+
+def along(
+    found: pd.DataFrame, value: str, axis: str, at: Sequence[Any], **labels: Any
+) -> np.ndarray:
+    """`value` (seeds, len(at)) of the rows that carry `labels`, with the label `axis` at each of
+    `at`; NaN where there is no run."""
+    table = pick(found, **labels).pivot(index="seed", columns=axis, values=value)
+    return table.reindex(columns=list(at)).to_numpy(float)
+
+
+def one_task_at_a_time(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods that are rivals: without joint training, which sees all tasks at once."""
+    return found.loc[[not run.label.one_task for run in found.run]]
+
+
+def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[np.ndarray, float]]:
+    """Acc in percent (seeds,) and the mean of the column `cost`, by method."""
+    return {
+        str(name): (own.acc.to_numpy(float), own[cost].to_numpy(float).mean())
+        for name, own in found.groupby("method", sort=False)
+    }
+
+
+def is_number(name: str) -> bool:
+    """Whether `frame` has, or may have, a column of its own by that name."""
+    by_head = any(name.startswith(f"{metric}_") for metric in BY_BANK)
+    return by_head or name in (*METRICS, *COSTS, "run")
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    result = run.result
+    banks = {name: by for name, by in result["heads"].items() if name != "head"}
+    return {
+        **{name: _or_nan(result[name]) for name in METRICS},
+        **{f"{m}_{name}": _or_nan(by.get(m)) for name, by in banks.items() for m in BY_BANK},
+        "acc_head": _or_nan(result["heads"].get("head", {}).get("acc")),
+        "trainable_parameters": result["trainable_parameters"],
+        "kept_parameters": result["kept_parameters"],
+        "seconds": result["seconds"],
+        "seconds_a_task": result["seconds"] / len(result["test_images"]),
+        "inference_mflops": result["inference_flops"] / 1e6,
+        "run": run,
+    }
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -1,0 +1,75 @@
+"""A run's name, from what is remembered: no model is built and no image is read for it.
+
+Data and weights enter a name by fingerprints of their content. These are noted when content is
+read, under path, size and modification time of the files; `run` checks them again when it reads.
+"""
+
+from typing import NamedTuple
+
+import timm
+
+from fmlora_lab.backbone.tower import Tower, weight_file
+from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.benchmarks import classes_are_cut, known
+from fmlora_lab.config import Backbone, RunConfig
+from fmlora_lab.files import remember, remembered, stamp
+from fmlora_lab.methods.registry import METHODS
+
+
+class TowerFacts(NamedTuple):
+    """Of a configured backbone."""
+
+    fingerprint: str
+    image_size: int
+
+
+def identity(config: RunConfig) -> str:
+    """The run's name: 16 hexadecimal digits. BadInput for images or weights that are not there."""
+    facts = tower_facts(config.backbone)
+    found = known(config.benchmark, facts.image_size, config.data_seed)
+    return settled(config, found.classes).run_id(found.fingerprint, facts.fingerprint)
+
+
+def settled(config: RunConfig, classes: int) -> RunConfig:
+    """The configuration with what its stream of so many classes decides: with one class a task, a
+    loss over the task would be 0 whatever is learned, so it is taken over all classes seen. A
+    method that sees all tasks as one, or trains no head, has no such loss."""
+    benchmark, training = config.benchmark, config.training
+    method = METHODS[config.method.name]
+    if method.record.one_task or method.predicts_by_means or training.loss_over == "seen":
+        return config
+    if not classes_are_cut(benchmark) or benchmark.tasks < classes:
+        return config
+    training = training.model_copy(update={"loss_over": "seen"})
+    return config.model_copy(update={"training": training})
+
+
+_asked: dict[str, TowerFacts] = {}
+
+
+def tower_facts(backbone: Backbone) -> TowerFacts:
+    """As remembered, or of the backbone, loaded once."""
+    key = _key(backbone)
+    if str(key) not in _asked:
+        found = remembered(key, lambda: list(facts_of(load_tower(backbone))))
+        _asked[str(key)] = TowerFacts(*found)
+    return _asked[str(key)]
+
+
+def facts_of(tower: Tower) -> TowerFacts:
+    return TowerFacts(tower.fingerprint, tower.image_size)
+
+
+def check_tower(backbone: Backbone, tower: Tower) -> None:
+    """Remember what was really loaded, in the place of what was known of it."""
+    if tower_facts(backbone) != facts_of(tower):
+        key = _key(backbone)
+        _asked[str(key)] = facts_of(tower)
+        remember(key, list(facts_of(tower)))
+
+
+def _key(backbone: Backbone) -> list:
+    """What tells other weights without reading them: the file, else the timm that fetches them."""
+    file = weight_file(backbone)
+    where = timm.__version__ if file is None else stamp(file)
+    return ["tower", backbone.name, where, backbone.image_size]

@@ -1,0 +1,180 @@
+"""Complete runs as they are on disk or in an archive. Nothing here imports torch."""
+
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
+from fmlora_lab.runs.archive import ArchivedRun, archived, opened
+from fmlora_lab.runs.folder import RECORDS, Arrays, RunFolder, runs_root, task_file
+
+
+class Run:
+    """A complete run. Two are equal if they are one run at one place."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.id = folder.run_id
+        self.config: dict[str, Any] = folder.read_json("config.json")
+        self.result: dict[str, Any] = folder.read_json("result.json")
+        if (name := self.method_name) not in METHOD_LABELS:
+            METHOD_LABELS[name] = self._label()
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}: {self.method_name}, Acc {self.result['acc']:.1f})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.folder.path == other.folder.path
+
+    def __hash__(self) -> int:
+        return hash(self.folder.path)
+
+    @property
+    def method_name(self) -> str:
+        return self.config["method"]["name"]
+
+    @property
+    def label(self) -> MethodLabel:
+        """What readers know of this run's method."""
+        return METHOD_LABELS[self.method_name]
+
+    @property
+    def accuracy_matrix(self) -> np.ndarray:
+        """a (N, N) in percent of the head that ranks this run; NaN where not measured."""
+        return np.array(self.result["accuracy_matrix"], dtype=float)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.folder.read_json("environment.json")
+
+    def progress(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch: task, stage, epoch, loss, seconds."""
+        return self.folder.read_progress()
+
+    def task(self, index: int) -> Arrays:
+        """What the method recorded of task `index` (from 0), by name; of a shipped run only what
+        readers open."""
+        if not self.shipped:
+            return self.folder.read_arrays(task_file(index))[0]
+        prefix = f"{index:02d}."
+        own = {k: a for k, a in self._records.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): array for k, array in own.items()}
+
+    @cached_property
+    def _records(self) -> Arrays:
+        """Of a shipped run, all tasks' arrays: they lie in one file."""
+        return self.folder.read_arrays(RECORDS)[0]
+
+    @property
+    def shipped(self) -> bool:
+        """Whether only what readers open is here: it came with the lab, or was shipped."""
+        return self.folder.has(RECORDS)
+
+    def derived(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `compute` gives, kept with the run under `name` and read from there afterwards."""
+        file = f"derived/{name}.json"
+        if self.folder.has(file):
+            return self.folder.read_json(file)
+        self.needs_factors(name)
+        found = compute()
+        self.folder.write_json(file, found)
+        return found
+
+    def derived_arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """`derived`, for arrays by name."""
+        file = f"derived/{name}.safetensors"
+        if self.folder.has(file):
+            return self.folder.read_arrays(file)[0]
+        self.needs_factors(name)
+        found = compute()
+        self.folder.write_arrays(file, found, {})
+        return found
+
+    def needs_factors(self, what: str) -> None:
+        """BadInput for a run that was shipped, which `what` cannot be had of."""
+        if self.shipped:
+            raise BadInput(
+                f"run {self.id} was shipped without its trained factors, which {what!r} needs; "
+                "compute it anew with --fresh"
+            )
+
+    def check(self) -> None:
+        """Read every file once; DamagedFile names the first that is not as it was written."""
+        self.folder.read_json("environment.json")
+        if self.shipped:
+            self.folder.read_arrays(RECORDS)
+            return
+        self.progress()
+        for index in range(self.result["task_files"]):
+            self.task(index)
+        self.folder.read_arrays("checkpoint.safetensors")
+
+    def _label(self) -> MethodLabel:
+        """As stored with the run; the registry knows it for runs that are older than labels."""
+        known = self.folder.read_json("environment.json").get("method")
+        if known is not None:
+            return MethodLabel(**known)
+        import_module("fmlora_lab.methods.registry")  # which brings torch
+        name = self.method_name
+        return METHOD_LABELS.get(name, MethodLabel(name, "unknown"))
+
+
+def run_folder(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
+    """Where the run of that name is, or would be: in a runs folder or in an archive (`NAME.zip`).
+
+    BadInput for an archive that is not there.
+    """
+    root = runs_root(runs_dir)
+    return ArchivedRun(opened(root), run_id) if in_archive(root) else RunFolder(root, run_id)
+
+
+def in_archive(root: Path) -> bool:
+    """Whether that stands for an archive of runs, not for a folder."""
+    return root.suffix == ".zip"
+
+
+def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
+    """All complete runs of a runs folder, or of an archive (`NAME.zip`), by name.
+
+    BadInput names a damaged file.
+    """
+    root = runs_root(runs_dir)
+    if in_archive(root):
+        return [Run(folder) for folder in archived(root).values()]
+    return [Run(RunFolder(root, path.parent.name)) for path in sorted(root.glob("*/result.json"))]
+
+
+def find_run(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
+    """The one run whose name begins with `run_id`, complete or not. BadInput if none or several."""
+    root = runs_root(runs_dir)
+    if in_archive(root):
+        known = list(archived(root))
+    else:
+        known = [path.parent.name for path in root.glob("*/config.json")]
+    found = sorted(name for name in known if name.startswith(run_id))
+    if len(found) != 1:
+        said = f"it could be {', '.join(found)}" if found else "no run's name begins so"
+        raise BadInput(f"run {run_id!r} in {root}: {said}; `fmlora-lab runs list` lists them")
+    return run_folder(found[0], root)
+
+
+def stored_run(folder: RunFolder) -> Run:
+    """The run in a folder; BadInput while it is not complete."""
+    if not folder.complete:
+        raise BadInput(f"run {folder.run_id} is not complete; the command that began it resumes it")
+    return Run(folder)
+
+
+def delete(folder: RunFolder) -> None:
+    """Remove a run from disk, when no process is writing it."""
+    with folder.lock():
+        shutil.rmtree(folder.path)
+    Path(folder.lock().lock_file).unlink(missing_ok=True)
