@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.tidy import grid, pivot
+from fmlora_lab.analysis.tables import numbers
 
 ESCAPED = str.maketrans(
     {
@@ -38,54 +38,16 @@ SINGLE = "One seed: there are no intervals, so nothing is bold."
 
 
 def to_latex(
-    summary: pd.DataFrame,
-    rows: str,
-    columns: str,
-    value: str,
-    caption: str,
-    label: str,
-    highest: bool = True,
+    shown: pd.DataFrame, caption: str, label: str, bold: NDArray[np.bool_] | None = None
 ) -> str:
-    r"""What `tidy.summarize` gives, as a `table`: cells `54.0 $\pm$ 1.2`, in order of appearance.
-
-    A column's best mean (`highest`, or lowest) is bold if there is another and its interval
-    overlaps none. Raises BadInput if `rows` and `columns` do not tell the summary's rows apart.
-    """
-    cells = pivot(summary, rows, columns, value).map(_tex)
-    low, high = f"{value}_low", f"{value}_high"
-    if low not in summary or summary[low].isna().all():
-        return _environment(cells, caption, label, SINGLE)
-    of = [grid(summary, rows, columns, name).to_numpy(float) for name in (value, low, high)]
-    for column, numbers in enumerate(np.stack(of).transpose(2, 0, 1)):
-        if (row := _clear_best(*numbers, highest)) is not None:
-            cells.iloc[row, column] = rf"\textbf{{{cells.iloc[row, column]}}}"
-    return _environment(cells, caption, label, SEVERAL)
-
-
-def plain_latex(table: pd.DataFrame, caption: str, label: str) -> str:
-    """Any table that is ready to read, as a `table`: escaped, nothing bold, no index names."""
-    return _environment(table.map(_tex), caption, label)
-
-
-def _clear_best(
-    mean: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], highest: bool
-) -> int | None:
-    """The row of the best of `mean` (rows,) if its [low, high] overlaps no other row's, else None.
-
-    A row without a mean does not compete; one without an interval may overlap any.
-    """
-    there = np.flatnonzero(~np.isnan(mean))
-    if len(there) < 2:
-        return None
-    best = there[np.argmax(mean[there] if highest else -mean[there])]
-    others = there[there != best]
-    apart = (low[best] > high[others]) | (high[best] < low[others])
-    return int(best) if apart.all() else None
-
-
-def _environment(cells: pd.DataFrame, caption: str, label: str, note: str | None = None) -> str:
-    """A `table` around cells that are LaTeX already; heads, caption and note are plain text."""
-    heads = cells.rename(index=_tex, columns=_tex).rename_axis(columns=_name)
+    """A table that is ready to read as a LaTeX `table`, escaped; `bold` (rows, columns) as
+    `clearly_best` gives it, with a note of what it says."""
+    cells = shown.map(_tex)
+    note = None
+    if bold is not None:
+        note = SEVERAL if any("±" in str(cell) for cell in shown.to_numpy().flat) else SINGLE
+        cells = cells.mask(bold, r"\textbf{" + cells.astype(str) + "}")
+    heads = cells.rename(index=_tex, columns=_tex).rename_axis(columns=_name, index=_name)
     tabular = heads.to_latex(
         escape=False,
         index_names=False,
@@ -104,6 +66,38 @@ def _environment(cells: pd.DataFrame, caption: str, label: str, note: str | None
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def clearly_best(
+    summary: pd.DataFrame, rows: str, columns: str, value: str, highest: bool = True
+) -> NDArray[np.bool_]:
+    """Which cells of `tables.pivot` are the best of their column with an interval that overlaps
+    no other row's: (rows, columns). Nothing is where there are no intervals."""
+    names = (value, f"{value}_low", f"{value}_high")
+    means = numbers(summary, rows, columns, value).to_numpy(float)
+    best = np.zeros(means.shape, bool)
+    if names[1] in summary and summary[names[1]].notna().to_numpy().any():
+        of = [numbers(summary, rows, columns, name).to_numpy(float) for name in names]
+        for column, (mean, low, high) in enumerate(np.stack(of).transpose(2, 0, 1)):
+            if (row := _clear_best(mean, low, high, highest)) is not None:
+                best[row, column] = True
+    return best
+
+
+def _clear_best(
+    mean: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], highest: bool
+) -> int | None:
+    """The row of the best of `mean` (rows,) if its [low, high] overlaps no other row's, else None.
+
+    A row without a mean does not compete; one without an interval may overlap any.
+    """
+    there = np.flatnonzero(~np.isnan(mean))
+    if len(there) < 2:
+        return None
+    best = there[np.argmax(mean[there] if highest else -mean[there])]
+    others = there[there != best]
+    apart = (low[best] > high[others]) | (high[best] < low[others])
+    return int(best) if apart.all() else None
 
 
 def _tex(value: Any) -> str:

@@ -1,12 +1,17 @@
 """How far the meta-prompt moves from task to task: P (m, d) after each of N tasks."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fmlora_lab.analysis.subspaces import Array
+from fmlora_lab.analysis.forgetting import lost
+from fmlora_lab.analysis.updates import Array
 from fmlora_lab.config import BadInput
-from fmlora_lab.runs.store import Run
+from fmlora_lab.runs.stored import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass
@@ -52,6 +57,18 @@ def prompts_of(run: Run) -> Array:
         )
     tasks = range(run.result["task_files"])
     return np.stack([run.task(t)["prompts"].astype(float) for t in tasks])
+
+
+def steps(run: Run) -> "DataFrame":
+    """A row a task after the first: `drift`, ‖P_t − P_{t−1}‖ / ‖P_{t−1}‖ over all tokens, and
+    `lost`, what the tasks before it lost on average while it was learned, in points. BadInput as
+    `prompts_of`."""
+    from pandas import DataFrame  # here, for explorers open sooner without it
+
+    P = prompts_of(run)
+    moved = np.linalg.norm(np.diff(P, axis=0), axis=(1, 2))
+    earlier = np.nanmean(lost(run.accuracy_matrix)[1:], axis=1)
+    return DataFrame({"drift": moved / np.linalg.norm(P[:-1], axis=(1, 2)), "lost": earlier})
 
 
 def _cosine(P: Array, Q: Array) -> Array:

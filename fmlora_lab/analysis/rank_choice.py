@@ -2,17 +2,23 @@
 
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmlora_lab.analysis.subspaces import Array
+from fmlora_lab.analysis.updates import Array
 from fmlora_lab.config import BadInput
-from fmlora_lab.rank_scores import scores
-from fmlora_lab.runs.store import Run
+from fmlora_lab.methods.fm_lora.scores import scores
+from fmlora_lab.runs.stored import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMS = ("calibrated", "paper")
+ESTIMATES = ("early_loss", "early_gradient", "means_error")
+"""What might stand in for H without a preliminary epoch, as a run records it where it is asked to:
+loss and gradient of the first batches, and how often class means err before anything is learned."""
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Choices:
         return self._p(H, self.w[-1], form, tau, cost).mean(1)
 
     def _p(self, H: Array, w: Array, form: str, tau: Any, cost: float) -> Array:
-        """METHOD section 3, by the function that training calls."""
+        """docs/method.md, section 3, by the function that training calls."""
         if form == "paper":
             H, cost = H * self.ln_k, 0.0
         return softmax(scores(H, w, self.candidates, tau, cost))
@@ -82,6 +88,17 @@ def choices_of(run: Run) -> Choices:
     )
 
 
+def tasks_of(run: Run) -> "DataFrame":
+    """A row a task, counted from 1 (`task`): the `rank` that was chosen, `H`, and each of
+    ESTIMATES that was measured. Where every site chose for itself, the mean over sites."""
+    from pandas import DataFrame  # here, for explorers open sooner without it
+
+    records = [run.task(t) for t in range(run.result["task_files"])]
+    known = [name for name in ("rank", "H", *ESTIMATES) if name in records[0]]
+    rows = [{name: float(np.mean(record[name])) for name in known} for record in records]
+    return DataFrame(rows, index=np.arange(1, len(rows) + 1)).rename_axis("task")
+
+
 def classes_a_task(run: Run) -> int:
     """A stream of domains shows all its classes in every task; any other cuts them into equals."""
     everything, tasks = run.environment["class_names"], run.environment["tasks"]
@@ -92,7 +109,7 @@ def classes_a_task(run: Run) -> int:
 
 
 def smaller_ranks(run: Run) -> dict[str, Any]:
-    """`ahead.truncated` of the run; BadInput that says how to make it."""
+    """`explorers.examples.truncated` of the run; BadInput that says how to make it."""
 
     def missing() -> dict[str, Any]:
         raise BadInput(

@@ -1,7 +1,7 @@
-"""Every two tasks' relation at every weight, small enough to be kept with a run.
+"""Every two tasks' relation at every weight, small enough to be stored with a run.
 
 A fused qkv site is split into the weights of q, k and v, whose updates share V and have rows of
-U of their own. What is kept is a few hundred kilobytes where the factors are megabytes.
+U of their own. What is stored is a few hundred kilobytes where the factors are megabytes.
 """
 
 from dataclasses import dataclass, fields
@@ -11,13 +11,23 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.subspaces import Array, Update, cosines, kept, overlaps, spaces, updates
+from fmlora_lab.analysis.updates import (
+    LAYERS,
+    Array,
+    Update,
+    cosines,
+    directions,
+    overlaps,
+    place,
+    spaces,
+    updates,
+)
 from fmlora_lab.config import BadInput
-from fmlora_lab.runs.store import Arrays, Run
+from fmlora_lab.runs.folder import Arrays
+from fmlora_lab.runs.stored import Run
 
-QKV = ("attn.q", "attn.k", "attn.v")
-WEIGHTS = (*QKV, "attn.proj", "mlp.fc1", "mlp.fc2")
-"""A block's weights in the order of the model."""
+QKV, WEIGHTS = LAYERS[1:4], LAYERS[1:]
+"""A block's weights in the order of the model, and those that a fused site may hold."""
 
 
 @dataclass
@@ -36,7 +46,7 @@ class Relation:
 
 
 def weights(run: Run) -> list[dict[str, Update]]:
-    """`subspaces.updates` with a qkv site split into the weights that it adapts."""
+    """`updates` with a qkv site split into the weights that it adapts."""
     layers = run.config["method"]["layers"]
     adapted = QKV if "attn.qkv" in layers else [part for part in QKV if part in layers]
     return [
@@ -52,23 +62,23 @@ def relate(run: Run) -> Arrays:
     found = {}
     for weight, overlap in overlaps(of).items():
         own = [task[weight] for task in of]
-        bases = [spaces(u) for u in own]
+        two = list(combinations(map(spaces, own), 2))
         found |= {
             f"overlap.{weight}": overlap.astype(np.float32),
             f"sigma.{weight}": _padded([singular_values(u) for u in own]),
-            f"outputs.{weight}": _padded([cosines(P, Q) for (P, _), (Q, _) in _two(bases)]),
-            f"inputs.{weight}": _padded([cosines(P, Q) for (_, P), (_, Q) in _two(bases)]),
+            f"outputs.{weight}": _padded([cosines(P, Q) for (P, _), (Q, _) in two]),
+            f"inputs.{weight}": _padded([cosines(P, Q) for (_, P), (_, Q) in two]),
         }
     return found
 
 
 @lru_cache(8)
 def related(run: Run) -> dict[str, Relation]:
-    """Each weight's Relation in the order of the model, computed once and kept with the run."""
+    """Each weight's Relation in the order of the model, computed once and stored with the run."""
     stored = run.derived_arrays("relations", lambda: relate(run))
     names = [name.removeprefix("overlap.") for name in stored if name.startswith("overlap.")]
     found = {}
-    for weight in sorted(names, key=_place):
+    for weight in sorted(names, key=place):
         arrays = {field.name: stored[f"{field.name}.{weight}"] for field in fields(Relation)}
         n = len(arrays["overlap"])
         for side in ("outputs", "inputs"):
@@ -93,7 +103,7 @@ def singular_values(u: Update) -> Array:
     """Of U Vᵀ, from QR decompositions of both: falling, those that count as directions."""
     (_, Ru), (_, Rv) = np.linalg.qr(u[0]), np.linalg.qr(u[1])
     sigma = np.linalg.svd(Ru @ Rv.T, compute_uv=False)
-    return sigma[kept(sigma)]
+    return sigma[directions(sigma)]
 
 
 def _split(site: str, u: Update, adapted: list[str] | tuple[str, ...]):
@@ -105,11 +115,6 @@ def _split(site: str, u: Update, adapted: list[str] | tuple[str, ...]):
     return [(block + part, (own, u[1])) for part, own in zip(adapted, rows, strict=True)]
 
 
-def _two(items: list) -> list[tuple]:
-    """Every two, the first before the second; the order of the rows of what is kept."""
-    return list(combinations(items, 2))
-
-
 def _padded(rows: list[Array]) -> NDArray[np.float32]:
     """Rows of different lengths as one array, NaN where they end."""
     found = np.full((len(rows), max(map(len, rows), default=0)), np.nan, np.float32)
@@ -118,14 +123,9 @@ def _padded(rows: list[Array]) -> NDArray[np.float32]:
     return found
 
 
-def _square(pairs: Array, n: int) -> Array:
+def _square(pairs: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     """(N (N − 1) / 2, k) as (N, N, k), 1 for a task and itself."""
     found = np.ones((n, n, pairs.shape[1]), np.float32)
     for (i, j), row in zip(combinations(range(n), 2), pairs, strict=True):
         found[i, j] = found[j, i] = row
     return found
-
-
-def _place(weight: str) -> tuple[int, int]:
-    _, block, layer = weight.split(".", 2)
-    return int(block), WEIGHTS.index(layer)

@@ -1,16 +1,29 @@
-"""What a comparison says about one method, in sentences computed from its table.
+"""What numbers say, in sentences computed from them.
 
 The sentences are true whichever method wins, and call a difference a difference only where the
 number of test images allows it.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from fmlora_lab.analysis.names import TITLES
+from fmlora_lab.config import METHOD_LABELS, title_of
 
-RIVALS = ("full", "lora", "linear-probe", "prototypes")
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`; `none` where there is nothing."""
+    *most, last = list(words) or ["none"]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def seeds_said(found: pd.DataFrame) -> str:
+    """How many seeds a sweep's numbers are of, for the end of an answer."""
+    seeds = found.seed.nunique()
+    if seeds > 1:
+        return f"Means over {seeds} seeds of training"
+    return "One seed of training, so differences within a few points may be chance"
 
 
 def margin(p: float, q: float, images: int) -> float:
@@ -23,36 +36,34 @@ def margin(p: float, q: float, images: int) -> float:
     return 2 * math.sqrt(max(variance, 0.0) / images)
 
 
-def answer(table: pd.DataFrame, focus: str = "fm-lora") -> str:
-    """Markdown: does `focus` remember what fine-tuning forgets, and what does it pay for it?"""
+def answer(table: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
+    """Markdown, of a `tables.compared` by method: does `focus` remember what the first of `rivals`
+    forgets, what does it pay for it, and how does it stand beside each of them?"""
     if focus not in table.index:
-        return f"{_title(focus)} is not among the methods of this table, so there is no answer."
+        return f"{title_of(focus)} is not among the methods of this table, so there is no answer."
     own = table.loc[focus]
     lines = [
-        f"After {own.tasks:.0f} tasks {_title(focus)} answers **{own.acc:.1f}%** of the "
+        f"After {own.tasks:.0f} tasks {title_of(focus)} answers **{own.acc:.1f}%** of the "
         f"{own.test_images:,.0f} test images right. Just after learning a task it answered "
         f"{own.learning_accuracy:.1f}% of that task right; of an earlier task it has since "
         f"lost {own.forgetting:.1f} points, on average. The {own['head']} head ranks it.",
         "",
     ]
-    if "full" in table.index and focus != "full":
-        lines += [_remembers(own, table.loc["full"], focus), ""]
-    rivals = [name for name in table.index if name in RIVALS and name != focus]
-    lines += [_against(own, table.loc[name], name) for name in rivals]
+    there = [name for name in table.index if name in rivals]
+    if rivals and rivals[0] in there:
+        lines += [_remembers(own, table.loc[rivals[0]], focus, rivals[0]), ""]
+    lines += [_against(own, table.loc[name], name) for name in there]
     lines += ["", _place(table, focus)]
-    if "joint" in table.index and focus != "joint":
-        joint = table.loc["joint"].acc
-        gap = joint - own.acc
+    for name in table.index:
+        if name == focus or not (name in METHOD_LABELS and METHOD_LABELS[name].one_task):
+            continue
+        gap = table.acc[name] - own.acc
         lines.append(
-            f"Joint training, which sees all tasks at once, stands at {joint:.1f}%: "
+            f"{capital(name)}, which sees all tasks at once, stands at {table.acc[name]:.1f}%: "
             + (f"{gap:.1f} points are left to gain." if gap > 0 else "no upper bound here.")
         )
     lines += ["", _other_head(table, focus), "", _caution(table)]
     return "\n".join(lines)
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name)
 
 
 def _clear(own: pd.Series, other: pd.Series) -> int:
@@ -62,18 +73,24 @@ def _clear(own: pd.Series, other: pd.Series) -> int:
     return int(math.copysign(1, gap)) if clear else 0
 
 
-def _remembers(own: pd.Series, full: pd.Series, focus: str) -> str:
-    less = full.forgetting - own.forgetting > margin(own.acc, full.acc, own.test_images)
-    if less and _clear(own, full) > 0:
-        verdict = "**Yes: it remembers what fine-tuning forgets.**"
+def _remembers(own: pd.Series, other: pd.Series, focus: str, name: str) -> str:
+    less = other.forgetting - own.forgetting > margin(own.acc, other.acc, own.test_images)
+    if less and _clear(own, other) > 0:
+        verdict = f"**Yes: it remembers what {title_of(name)} forgets.**"
     elif less:
-        verdict = "**Only in part: it forgets less than full fine-tuning, but ends no better.**"
+        verdict = f"**Only in part: it forgets less than {title_of(name)}, but ends no better.**"
     else:
-        verdict = "**No: it does not clearly forget less than full fine-tuning.**"
+        verdict = f"**No: it does not clearly forget less than {title_of(name)}.**"
     return (
-        f"{verdict} Full fine-tuning forgets {full.forgetting:.1f} points and ends at "
-        f"{full.acc:.1f}%; {_title(focus)} forgets {own.forgetting:.1f} and ends at {own.acc:.1f}%."
+        f"{verdict} {capital(name)} forgets {other.forgetting:.1f} points and ends at "
+        f"{other.acc:.1f}%; {title_of(focus)} forgets {own.forgetting:.1f} and ends at "
+        f"{own.acc:.1f}%."
     )
+
+
+def capital(name: str) -> str:
+    """A method's title at the beginning of a sentence."""
+    return title_of(name)[0].upper() + title_of(name)[1:]
 
 
 def _against(own: pd.Series, other: pd.Series, name: str) -> str:
@@ -81,7 +98,7 @@ def _against(own: pd.Series, other: pd.Series, name: str) -> str:
         _clear(own, other)
     ]
     return (
-        f"- Against {_title(name)}: Acc {own.acc - other.acc:+.1f} points ({verdict}), learning "
+        f"- Against {title_of(name)}: Acc {own.acc - other.acc:+.1f} points ({verdict}), learning "
         f"accuracy {own.learning_accuracy - other.learning_accuracy:+.1f}, "
         f"forgetting {own.forgetting - other.forgetting:+.1f}."
     )
@@ -95,8 +112,8 @@ def _place(table: pd.DataFrame, focus: str) -> str:
     best, place = order.index[0], list(order.index).index(focus) + 1
     text = f"Of {len(order)} methods that see one task at a time it stands in place {place}"
     if place == 1:
-        return f"{text}, before {_title(order.index[1])} with {order.iloc[1]:.1f}%."
-    return f"{text}; the best is {_title(best)} with {order.iloc[0]:.1f}%."
+        return f"{text}, before {title_of(order.index[1])} with {order.iloc[1]:.1f}%."
+    return f"{text}; the best is {title_of(best)} with {order.iloc[0]:.1f}%."
 
 
 def _other_head(table: pd.DataFrame, focus: str) -> str:
@@ -104,7 +121,7 @@ def _other_head(table: pd.DataFrame, focus: str) -> str:
     known = table.loc[table.other_acc.notna() & (table["head"] != "prototype"), "other_acc"]
     if focus not in known.index:
         return ""
-    said = ", ".join(f"{_title(name)} {acc:.1f}%" for name, acc in known.items())
+    said = ", ".join(f"{title_of(name)} {acc:.1f}%" for name, acc in known.items())
     return f"By class means in the place of the trained head the same runs reach: {said}."
 
 

@@ -9,13 +9,19 @@ in their few columns. All in float64.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmlora_lab.config import BadInput
-from fmlora_lab.runs.store import Arrays, Run
+from fmlora_lab.analysis.forgetting import lost
+from fmlora_lab.config import METHOD_LABELS, BadInput
+from fmlora_lab.runs.archive import shipped
+from fmlora_lab.runs.folder import Arrays
+from fmlora_lab.runs.stored import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Array = NDArray[np.float64]
 Update = tuple[Array, Array]
@@ -23,8 +29,8 @@ Update = tuple[Array, Array]
 Item = TypeVar("Item")
 TINY = 1e-6
 """Directions with a singular value below this share of the largest are no directions."""
-LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-"""A block's sites in the order of the model."""
+LAYERS = ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
+"""A block's sites and weights in the order of the model; a qkv site holds the next three."""
 
 
 def updates(run: Run) -> list[dict[str, Update]]:
@@ -35,13 +41,14 @@ def updates(run: Run) -> list[dict[str, Update]]:
     the sum of these is not what the run ended with. BadInput for a method without such updates,
     and for a run that came with the lab without its factors.
     """
-    method = run.config["method"]["name"]
-    if method not in ("fm-lora", "lora", "sd-lora", "inflora"):
-        raise BadInput(f"{method} records no low-rank updates; fm-lora, lora, sd-lora, inflora do")
-    if run.shipped:
-        raise BadInput(f"run {run.id} came with the lab without its trained factors")
+    if run.label.updates is None:
+        known = [name for name, label in METHOD_LABELS.items() if label.updates]
+        raise BadInput(
+            f"{run.method_name} records no low-rank updates; {', '.join(sorted(known))} do"
+        )
+    _check_factors(run)
     tasks = [run.task(t) for t in range(run.result["task_files"])]
-    if method == "fm-lora":
+    if run.label.updates == "cores":
         return [_in_bases(tasks[0], task["own_core"]) for task in tasks]
     return [_scaled(task) for task in tasks]
 
@@ -71,13 +78,7 @@ def overlaps(of: list[dict[str, Update]]) -> dict[str, Array]:
     return {site: _pairs([unit(task[site]) for task in of], inner) for site in of[0]}
 
 
-def column_space(X: Array) -> Array:
-    """An orthonormal basis (d, k') of the directions in X (d, k)."""
-    left, sigma, _ = np.linalg.svd(X, full_matrices=False)
-    return left[:, kept(sigma)]
-
-
-def kept(sigma: Array) -> NDArray[np.bool_]:
+def directions(sigma: Array) -> NDArray[np.bool_]:
     """Which singular values (falling) count as directions."""
     return sigma > TINY * sigma[:1]
 
@@ -87,23 +88,13 @@ def spaces(u: Update) -> Update:
     Qu, Ru = np.linalg.qr(u[0])
     Qv, Rv = np.linalg.qr(u[1])
     left, sigma, rightT = np.linalg.svd(Ru @ Rv.T)
-    return Qu @ left[:, kept(sigma)], Qv @ rightT.T[:, kept(sigma)]
+    return Qu @ left[:, directions(sigma)], Qv @ rightT.T[:, directions(sigma)]
 
 
 def cosines(P: Array, Q: Array) -> Array:
     """Cosines of the principal angles of the spans of orthonormal P (d, p) and Q (d, q), falling;
     min(p, q) of them."""
     return np.linalg.svd(P.T @ Q, compute_uv=False).clip(0, 1)
-
-
-def principal_cosines(X: Array, Y: Array) -> Array:
-    """Cosines of the principal angles between the column spaces of X and Y, falling."""
-    return cosines(column_space(X), column_space(Y))
-
-
-def share_in_span(u: Update, A: Array, B: Array) -> float:
-    """‖A Aᵀ ΔW B Bᵀ‖² / ‖ΔW‖² for orthonormal A and B; 0 for no update."""
-    return norm(_projected(unit(u), A, B)) ** 2
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -133,6 +124,7 @@ def measure(run: Run) -> dict[str, Any]:
 def span(free: Run, based: Run) -> list[float]:
     """Share of each task's update in `free` that lies in the bases of the FM-LoRA run `based`: of
     the energy ‖ΔW‖² of all sites together."""
+    _check_factors(based)
     bases = _bases(based.task(0))
     shares = []
     for task in updates(free):
@@ -143,23 +135,61 @@ def span(free: Run, based: Run) -> list[float]:
 
 
 def measured(run: Run) -> dict[str, Any]:
-    """`measure`, computed once and kept with the run."""
+    """`measure`, computed once and stored with the run."""
     return run.derived("subspaces", lambda: measure(run))
 
 
 def measured_span(free: Run, based: Run) -> list[float]:
-    """`span`, computed once and kept with `free`."""
+    """`span`, computed once and stored with `free`.
+
+    Of two runs that came with the lab it came too, so it is read from there if `free` alone was
+    computed anew: the bases of `based` are not here.
+    """
+    if based.shipped and not free.shipped and (folder := shipped(free.id)):
+        free = Run(folder)
     return free.derived(f"span-{based.id}", lambda: {"share": span(free, based)})["share"]
+
+
+def between(run: Run, what: str) -> Array:
+    """One table of `measured` (N, N), `collision` for instance, with NaN for a task with itself,
+    which says nothing."""
+    table = np.array(measured(run)[what], float)
+    np.fill_diagonal(table, np.nan)
+    return table
+
+
+def interference(run: Run) -> dict[str, float]:
+    """Means over every two different tasks of the tables of `measured`, and of the tasks' size
+    (`norm`)."""
+    tables = ("collision", "overlap", "input_cosine", "output_cosine")
+    means = {name: float(np.nanmean(between(run, name))) for name in tables}
+    return means | {"norm": float(np.mean(measured(run)["norms"]))}
+
+
+def collisions(run: Run) -> "DataFrame":
+    """A row for every two tasks i < t: the `collision` of their updates, and what task i `lost`
+    while t was learned, in points."""
+    from pandas import DataFrame  # here, for explorers open sooner without it
+
+    table = between(run, "collision")
+    i, t = np.triu_indices(len(table), 1)
+    return DataFrame({"collision": table[i, t], "lost": lost(run.accuracy_matrix)[t, i]})
+
+
+def place(name: str) -> tuple[int, int]:
+    """Where a site or weight such as `blocks.3.attn.qkv` stands in the model."""
+    _, block, layer = name.split(".", 2)
+    return int(block), LAYERS.index(layer)
+
+
+def _check_factors(run: Run) -> None:
+    if run.shipped:
+        raise BadInput(f"run {run.id} came with the lab without its trained factors")
 
 
 def _sites(record: Arrays, factor: str) -> list[str]:
     """The sites that have this factor, in the order of the model: a stored record's names come
     back sorted, while its stacked arrays count sites as the model does."""
-
-    def place(site: str) -> tuple[int, int]:
-        _, block, layer = site.split(".", 2)
-        return int(block), LAYERS.index(layer)
-
     return sorted((name[2:] for name in record if name.startswith(f"{factor}.")), key=place)
 
 
