@@ -1,61 +1,70 @@
-"""Which colour and marker a name has, in every figure.
+"""Which colour, marker and line a name has, in every figure.
 
-Colours are from the palettes of Okabe and Ito and of Paul Tol, chosen so that colour-blind readers
-can tell them apart; with twelve methods colours alone do not suffice, so each has its own marker.
+A method's family gives hue and marker; within a family lightness and dashes differ, in the order of
+the figure. So many methods are told apart by their family and by labels beside their lines and
+points, not by as many hues. All stand out from white by at least 3:1, and readers who are colour-
+blind can tell the hues apart.
 """
 
 from collections.abc import Iterable
+from itertools import cycle
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 
-from fmlora_lab.analysis.names import TITLES
+from fmlora_lab.config import FAMILIES, METHOD_LABELS
 
-METHOD_COLORS = {
-    "fm-lora": "#0072B2",
-    "lora": "#E69F00",
-    "sd-lora": "#56B4E9",
-    "inflora": "#117733",
-    "l2p": "#882255",
-    "dualprompt": "#994F88",
-    "coda-prompt": "#332288",
-    "hide-prompt": "#999933",
-    "full": "#D55E00",
-    "linear-probe": "#CC79A7",
-    "prototypes": "#009E73",
-    "joint": "#000000",
+OWN = FAMILIES[0]
+"""The family whose lines are thicker."""
+FAMILY_LOOKS = {
+    OWN: ("#C84B00", "o"),
+    "low-rank": ("#0072B2", "s"),
+    "prompts": ("#146B35", "^"),
+    "references": ("#6B6B6B", "X"),
 }
 OTHER_COLORS = (
-    "#33BBEE", "#DDAA33", "#A50026", "#762A83", "#EE6677", "#9970AB", "#DD3D2D", "#225555",
+    "#4295A6", "#D97E00", "#8600E5", "#734517", "#453D99", "#DA61F2", "#991F52", "#A69063",
 )  # fmt: skip
-MARKERS = "osD^vPX*<>hp"
-OTHER_MARKERS = "8d^svPX*<"
+OTHER_MARKERS = "8v<>pPhD^"
 """One more than the colours, so that names beyond the last colour still differ in their pair."""
+DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1.2, 1)))
 INK = "#444444"
 FAINT = "#E6E6E6"
 
 
-def title_of(method: str) -> str:
-    """A method's name for readers; any other name as it is."""
-    return TITLES.get(method, method)
+def family_of(name: str) -> str:
+    """A method's family; any other name is a family of its own."""
+    return METHOD_LABELS[name].family if name in METHOD_LABELS else name
 
 
-def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker of each method; other names take the remaining ones in order."""
-    other = dict.fromkeys(name for name in names if name not in METHOD_COLORS)
-    looks = zip(METHOD_COLORS.values(), MARKERS, strict=True)
-    found = dict(zip(METHOD_COLORS, looks, strict=True))
-    for i, name in enumerate(other):
-        found[name] = (OTHER_COLORS[i % len(OTHER_COLORS)], OTHER_MARKERS[i % len(OTHER_MARKERS)])
-    return {name: {"color": color, "marker": marker} for name, (color, marker) in found.items()}
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How each name is drawn: its color, marker, linewidth and linestyle.
 
-
-def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray | None]:
-    """Of (seeds, k): the mean (k,), and how far the lowest and highest lie from it (2, k).
-
-    NaN are left out. With one seed there is no interval: None.
+    Families that have no look of their own take the remaining ones in order.
     """
-    mean = np.nanmean(values, axis=0)
-    if len(values) == 1:
-        return mean, None
-    return mean, np.stack([mean - np.nanmin(values, axis=0), np.nanmax(values, axis=0) - mean])
+    members: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        members.setdefault(family_of(name), []).append(name)
+    others = [family for family in members if family not in FAMILY_LOOKS]
+    free = zip(cycle(OTHER_COLORS), cycle(OTHER_MARKERS), strict=True)
+    looks = FAMILY_LOOKS | dict(zip(others, free, strict=False))
+    return {
+        name: {
+            "color": shade(looks[family][0], k / (len(own) - 1) if len(own) > 1 else 0.5),
+            "marker": looks[family][1],
+            "linewidth": 1.8 if family == OWN else 1.0,
+            "linestyle": DASHES[k % len(DASHES)],
+        }
+        for family, own in members.items()
+        for k, name in enumerate(own)
+    }
+
+
+def shade(color: str, light: float) -> str:
+    """The colour from half as bright (0) over itself (0.5) to as light as may be (1)."""
+    own = np.array(to_rgb(color))
+    luminance = ((own + 0.055) / 1.055) ** 2.4 @ (0.2126, 0.7152, 0.0722)
+    white = (0.3 - luminance) / (1 - luminance)  # as much of it as leaves a contrast of 3:1
+    ramp = LinearSegmentedColormap.from_list("", [own / 2, own, own + white * (1 - own)])
+    return to_hex(ramp(light)).upper()

@@ -5,16 +5,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.drift import Drift
-from fmlora_lab.plots.kept import Kept
+from fmlora_lab.analysis.prompt_drift import Drift
+from fmlora_lab.plots.screen import Screen
 from fmlora_lab.plots.sheet import MARK, TEXT, TINY, drawn, whole_numbers
-from fmlora_lab.plots.style import INK, METHOD_COLORS, styles
+from fmlora_lab.plots.style import INK, OWN, styles
 
-BLUE = METHOD_COLORS["fm-lora"]
+LOOK = styles([OWN])[OWN]
+OURS = LOOK["color"]
 GREY = "#BBBBBB"
 
 
-class Trail(Kept):
+class PromptPath(Screen):
     """Of one run: `drift` of its prompts, accuracy matrix a (N, N) and Acc_t (N,), in percent."""
 
     def __init__(self, drift: Drift, a: NDArray, acc: NDArray):
@@ -73,8 +74,8 @@ class Trail(Kept):
             plane.plot(*self.drift.path[:, k].T, color=GREY, linewidth=0.7)
             plane.plot(*self.drift.path[:1, k].T, color="white", marker="o", markersize=MARK,
                        markeredgecolor=GREY)  # fmt: skip
-        self.ways = [self.moves(plane.plot([], [], color=BLUE, linewidth=1.2)[0]) for _ in range(m)]
-        look = {**drawn(styles([])["fm-lora"], 9), "linestyle": "none"}
+        self.ways = [self.moves(plane.plot([], [], color=OURS, linewidth=1.2)[0]) for _ in range(m)]
+        look = {**drawn(LOOK, 9), "linestyle": "none"}
         self.marks = [self.moves(plane.plot([], [], **look)[0]) for _ in range(m)]
         said = {"color": "white", "fontsize": TINY, "ha": "center", "va": "center_baseline"}
         self.numbers = [self.moves(plane.text(0, 0, str(k + 1), **said)) for k in range(m)]
@@ -96,22 +97,22 @@ class Trail(Kept):
         ):
             known = ~np.isnan(of).any(axis=1)
             band = (self.tasks[known], of[known].min(axis=1), of[known].max(axis=1))
-            axis.fill_between(*band, color=BLUE, alpha=0.15, linewidth=0)
+            axis.fill_between(*band, color=OURS, alpha=0.15, linewidth=0)
             self.means.append(
-                self.moves(axis.plot([], [], color=BLUE, linewidth=1.2, linestyle=dashes)[0])
+                self.moves(axis.plot([], [], color=OURS, linewidth=1.2, linestyle=dashes)[0])
             )
 
     def _add_accuracy(self, axis: Axes, acc: NDArray) -> None:
         axis.set_ylim(0, 100)
-        axis.plot(self.tasks, acc, **drawn({"color": BLUE, "marker": "o"}))
+        axis.plot(self.tasks, acc, **drawn({"color": OURS, "marker": "o"}))
         look = {**drawn({"color": "black", "marker": "s"}), "linestyle": ":"}
         self.on_earlier = self.moves(axis.plot([], [], **look)[0])
 
     def _add_legend(self) -> None:
         looks = {
-            "cosine to after task 1": {"color": BLUE},
-            "cosine to the task before": {"color": BLUE, "linestyle": (0, (2, 1.2))},
-            "accuracy on all tasks seen": drawn({"color": BLUE, "marker": "o"}),
+            "cosine to after task 1": {"color": OURS},
+            "cosine to the task before": {"color": OURS, "linestyle": (0, (2, 1.2))},
+            "accuracy on all tasks seen": drawn({"color": OURS, "marker": "o"}),
             "on the earlier task": {**drawn({"color": "black", "marker": "s"}), "linestyle": ":"},
         }
         self.legend([Line2D([], [], **look, label=name) for name, look in looks.items()], 4)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from fmlora_lab.plots.sheet import COLUMN, drawn, finish, panels, whole_numbers
-from fmlora_lab.plots.style import FAINT, styles
+from fmlora_lab.plots.style import FAINT, OWN, styles
 
 
 def rank_probabilities(
@@ -36,11 +36,11 @@ def rank_probabilities(
         markersize=4, markeredgecolor="white",
     )  # fmt: skip
     bars.set(ylabel="p(r | T$_t$)", ylim=(0, 1))
-    line.plot(tasks, H, **drawn(styles([])["fm-lora"]))
+    line.plot(tasks, H, **drawn(styles([OWN])[OWN]))
     line.set(xlabel="task, t", ylabel="H$_t$")
     line.set_xlim(0.4, len(p) + 0.6)
     line.xaxis.set_major_locator(whole_numbers())
     line.grid(axis="y", color=FAINT, linewidth=0.6)
     for axis in (bars, line):
         axis.spines[["top", "right"]].set_visible(False)
-    return finish(figure, title, "")
+    return finish(figure, title, bars.get_legend_handles_labels()[0])

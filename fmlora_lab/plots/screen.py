@@ -1,7 +1,7 @@
-"""Figures that are kept and shown again: what never changes is drawn once, the rest over it.
+"""Figures on a screen, shown again and again: what stays is drawn once, what moves over it.
 
 Drawing a whole figure takes a few hundred milliseconds, mostly for ticks and text; drawing only
-what moves over a picture of the rest takes some ten. So a kept figure is laid out by hand, in
+what moves over a picture of the rest takes some ten. So such a figure is laid out by hand, in
 inches, and its axes never change.
 """
 
@@ -14,10 +14,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT
-from fmlora_lab.plots.style import FAINT
+from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT, fine, open_over_grid
 
 SCREEN_DPI = 120
 WIDTH = round(PAGE * SCREEN_DPI)
@@ -26,7 +26,7 @@ WIDTH = round(PAGE * SCREEN_DPI)
 Moves = TypeVar("Moves", bound=Artist)
 
 
-class Kept:
+class Screen:
     """A figure of the page's width and `height` inches with a headline and artists that move."""
 
     def __init__(self, height: float):
@@ -38,13 +38,8 @@ class Kept:
         """Axes whose frame lies there, in inches from the figure's lower left corner."""
         w, h = self.figure.get_size_inches()
         axis = self.figure.add_axes((left / w, bottom / h, width / w, height / h))
-        axis.xaxis.label.set_size(TEXT)
-        axis.yaxis.label.set_size(TEXT)
-        axis.tick_params(which="both", labelsize=SMALL, width=0.6, length=2.5, pad=2)
-        axis.spines[:].set_linewidth(0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color=FAINT, linewidth=0.6)
-        axis.set_axisbelow(True)
+        fine(axis)
+        open_over_grid(axis)
         return axis
 
     def moves(self, artist: Moves) -> Moves:
@@ -53,7 +48,7 @@ class Kept:
         self.moving.append(artist)
         return artist
 
-    def headline(self, axis: Axes) -> Artist:
+    def headline(self, axis: Axes) -> Text:
         """A line of text at the top left that moves; it belongs to some `axis`."""
         w, h = self.figure.get_size_inches()
         text = axis.text(
@@ -78,7 +73,7 @@ class Kept:
             self._background = self._canvas.copy_from_bbox(self.figure.bbox)
         self._canvas.restore_region(self._background)
         for artist in self.moving:
-            artist.axes.draw_artist(artist)
+            self.figure.draw_artist(artist)
         pixels = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
         data = io.BytesIO()
         pixels.save(data, "png", compress_level=1)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fmlora_lab.analysis.choices import Choices
-from fmlora_lab.plots.kept import Kept
+from fmlora_lab.analysis.rank_choice import Choices
+from fmlora_lab.plots.screen import Screen
 from fmlora_lab.plots.sheet import MARK, SMALL, TEXT
 from fmlora_lab.plots.style import INK
 
@@ -18,8 +18,8 @@ GRID = 120
 """Points of a curve."""
 
 
-class Choosing(Kept):
-    """Of one run: its `choices`, and its accuracy at smaller ranks (`ahead.truncated`) or, as a
+class RankChoice(Screen):
+    """Of one run: its `choices`, and its accuracy at smaller ranks (`smaller_ranks`) or, as a
     text, why there is none. Complexity is drawn up to `highest`."""
 
     def __init__(self, choices: Choices, smaller: Mapping[str, Any] | str, highest: float):
@@ -61,15 +61,9 @@ class Choosing(Kept):
 
     def _mark(self, ranks: np.ndarray) -> None:
         """Ring the accuracies at these ranks (N,), where the task had that rank to be cut from."""
-        if isinstance(self.smaller, str):
-            return
-        known = self.smaller["ranks"]
-        found = [
-            (t + 1 + self.shifts[known.index(r)], self.smaller["accuracy"][t][known.index(r)])
-            for t, r in enumerate(ranks)
-            if r in known and self.smaller["accuracy"][t][known.index(r)] is not None
-        ]
-        self.rings.set_data(*np.reshape(found, (-1, 2)).T)
+        if not isinstance(self.smaller, str):
+            ringed = (ranks[:, None] == self.smaller["ranks"]) & ~np.isnan(self.accuracy)
+            self.rings.set_data(self.spots[ringed], self.accuracy[ringed])
 
     def _add_bars(self, axis: Axes) -> None:
         self.places = np.array([*range(1, self.n + 1), self.n + 1.6])
@@ -92,13 +86,13 @@ class Choosing(Kept):
             axis.text(0.5, 0.5, self.smaller, transform=axis.transAxes, fontsize=SMALL,
                       ha="center", va="center", wrap=True)  # fmt: skip
             return
-        values = np.array(self.smaller["accuracy"], float)
+        values = self.accuracy = np.array(self.smaller["accuracy"], float)
         axis.set_ylim(max(0.0, np.nanmin(values) - 4), min(103.0, np.nanmax(values) + 4))
-        self.shifts = np.linspace(-0.3, 0.3, values.shape[1])  # small ranks at the left of a task
-        places = np.arange(1, self.n + 1)[:, None] + self.shifts
-        axis.plot(places.T, values.T, color="#BBBBBB", linewidth=0.8)
+        shifts = np.linspace(-0.3, 0.3, values.shape[1])  # small ranks at the left of a task
+        self.spots = np.arange(1, self.n + 1)[:, None] + shifts
+        axis.plot(self.spots.T, values.T, color="#BBBBBB", linewidth=0.8)
         for k, rank in enumerate(self.smaller["ranks"]):
-            axis.plot(places[:, k], values[:, k], linestyle="none", **self._look(rank))
+            axis.plot(self.spots[:, k], values[:, k], linestyle="none", **self._look(rank))
         ring = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
         self.rings = self.moves(axis.plot([], [], **ring, markeredgecolor="black")[0])
 
@@ -125,15 +119,14 @@ class Choosing(Kept):
 
     def _add_legend(self) -> None:
         named = zip(self.choices.candidates, self.shades, strict=True)
-        handles: list[Any] = [Patch(color=shade, label=f"r = {rank}") for rank, shade in named]
-        if not isinstance(self.smaller, str):
-            others = [r for r in self.smaller["ranks"] if r not in self.choices.candidates]
-            pale = {r: self._look(r) for r in others}
-            handles[:0] = [
-                Line2D([], [], linestyle="none", **look, label=f"r = {r}")
-                for r, look in pale.items()
-            ]
-        dot = {"linestyle": "none", "color": "black", "markeredgecolor": "white"}
+        known = [] if isinstance(self.smaller, str) else self.smaller["ranks"]
+        handles: list[Any] = [
+            Line2D([], [], linestyle="none", **self._look(rank), label=f"r = {rank}")
+            for rank in known
+            if rank not in self.choices.candidates
+        ]
+        handles += [Patch(color=shade, label=f"r = {rank}") for rank, shade in named]
+        dot: dict[str, Any] = {"linestyle": "none", "color": "black", "markeredgecolor": "white"}
         handles += [
             Line2D([], [], **dot, marker="o", label="winner, ringed below"),
             Line2D([], [], **dot, marker="v", label="the run's tasks"),

@@ -7,17 +7,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.relations import Relation
-from fmlora_lab.plots.kept import Kept
-from fmlora_lab.plots.maps import count_from_one
-from fmlora_lab.plots.sheet import SMALL, TEXT, drawn, whole_numbers
-from fmlora_lab.plots.style import INK, styles, title_of
+from fmlora_lab.analysis.overlap import Relation
+from fmlora_lab.config import title_of
+from fmlora_lab.plots.screen import Screen
+from fmlora_lab.plots.sheet import SMALL, TEXT, count_from_one, drawn, whole_numbers
+from fmlora_lab.plots.style import INK, styles
 
 DASHES = ("-", (0, (2, 1.2)))
 """Of the pair's first task and of its second."""
 
 
-class Pair(Kept):
+class OverlapPair(Screen):
     """`names` are the two runs' names, a method's or any other, not the same; `n` their numbers of
     tasks. All scales stay, so that pictures can be compared: overlaps reach from −`high` to
     `high`, singular values to `strongest`, directions are counted to `widest`.
@@ -32,7 +32,7 @@ class Pair(Kept):
         for name, size, left in zip(names, n, (0.5, 3.55), strict=True):
             self._add_map(name, size, left, high)
         self._add_scale()
-        looks = {name: drawn(look) for name, look in styles(names).items() if name in names}
+        looks = {n: drawn({**look, "linestyle": "-"}) for n, look in styles(names).items()}
         titles = ("between what both write to", "between what both read from")
         self.angles = [
             self._add_angles(left, title, looks)
@@ -100,7 +100,7 @@ class Pair(Kept):
         axis.set(ylabel="singular value", ylim=(0, 1.05 * strongest))
         self.strengths = [
             [
-                self.moves(axis.plot([], [], **{**look, "marker": None}, linestyle=dashes)[0])
+                self.moves(axis.plot([], [], **{**look, "marker": None, "linestyle": dashes})[0])
                 for dashes in DASHES
             ]
             for look in looks.values()

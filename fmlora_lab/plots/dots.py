@@ -1,0 +1,51 @@
+"""A horizontal dot plot: one quantity for many things, a row each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from fmlora_lab.config import METHOD_LABELS, title_of
+from fmlora_lab.plots.sheet import EDGED, MARK, SMALL, family_keys, finish, keys, panel, wrapped
+from fmlora_lab.plots.style import FAINT, styles
+
+
+def dots(groups: Mapping[str, Mapping[str, ArrayLike]], xlabel: str, title: str) -> Figure:
+    """A row a group from top to bottom, in it a mark a series: a number, or one a seed.
+
+    Seeds are averaged, with a line from the lowest to the highest; NaN are left out. The series
+    of a row stand below each other in the order of the legend. The marks of a single series have
+    the looks of the methods whose rows they stand in.
+    """
+    import seaborn as sns
+    from pandas import DataFrame
+
+    series = list(dict.fromkeys(name for row in groups.values() for name in row))
+    by_row = len(series) == 1 and not METHOD_LABELS.keys().isdisjoint(groups)
+    rows = [
+        (group, group if by_row else name, value)
+        for group, row in groups.items()
+        for name, values in row.items()
+        for value in np.ravel(values)
+    ]
+    looks = styles(groups if by_row else series)
+    titles = [wrapped(title_of(name), 1.5, SMALL) for name in groups]
+    inches = max(0.075 * len(series) + 0.06, 0.12 * max(n.count("\n") + 1 for n in titles) + 0.05)
+    figure, axis = panel(0.45 + inches * len(groups), grid="x")
+    between: Any = (len(series) - 1) / (len(series) + 1)  # the first series and the last
+    sns.pointplot(
+        DataFrame(rows, columns=["group", "name", "value"]), x="value", y="group", hue="name",
+        order=list(groups), hue_order=list(looks), errorbar=("pi", 100), dodge=between,
+        palette={name: look["color"] for name, look in looks.items()},
+        markers=[look["marker"] for look in looks.values()], linestyle="none", markersize=MARK,
+        err_kws={"linewidth": 1}, legend=False, ax=axis, **EDGED,
+    )  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel="", ylim=(len(groups) - 0.5, -0.5))
+    axis.set_yticks(range(len(groups)), titles)
+    axis.set_yticks(np.arange(1, len(groups)) - 0.5, minor=True)
+    axis.grid(axis="y", which="minor", color=FAINT, linewidth=0.6)
+    axis.tick_params(axis="y", which="both", length=0)
+    named = keys({title_of(name): look for name, look in looks.items()})
+    return finish(figure, title, named if len(series) > 1 else family_keys(groups))
