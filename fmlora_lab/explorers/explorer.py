@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock, Thread
 from typing import Any
 
-from ipywidgets import HTML, HBox, Image, Layout, VBox, Widget
+from ipywidgets import HTML, HBox, Image, Layout, ValueWidget, VBox, Widget
 from matplotlib.figure import Figure
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.plots.kept import WIDTH, Kept
+from fmlora_lab.plots.screen import WIDTH, Screen
 
-Draw = Callable[..., tuple[Kept, str]]
+Draw = Callable[..., tuple[Screen, str]]
 
 
 def table(heading: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
@@ -41,7 +41,7 @@ class Explorer:
 
     def __init__(
         self,
-        controls: Mapping[str, Widget],
+        controls: Mapping[str, ValueWidget],
         draw: Draw,
         rows: Sequence[Sequence[Widget]],
         hint: str,

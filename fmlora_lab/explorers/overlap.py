@@ -8,17 +8,14 @@ import numpy as np
 from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.names import method_of
-from fmlora_lab.analysis.relations import WEIGHTS, Relation, related, relation
-from fmlora_lab.explorers.choose import dropdown, offered
+from fmlora_lab.analysis.overlap import WEIGHTS, Relation, related, relation
+from fmlora_lab.config import title_of
 from fmlora_lab.explorers.explorer import Explorer, table
-from fmlora_lab.plots import title_of
-from fmlora_lab.plots.kept import Kept
-from fmlora_lab.plots.pair import Pair, degrees_of, signed
-from fmlora_lab.runs.store import Run
+from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.plots.overlap import OverlapPair, degrees_of, signed
+from fmlora_lab.plots.screen import Screen
+from fmlora_lab.runs.stored import Run
 
-METHODS = ("fm-lora", "lora", "sd-lora", "inflora")
-"""The methods that record low-rank updates."""
 HINT = """in the maps, purple says that two tasks change a weight in the same sense, orange in
 opposite senses, white that they do not meet. LoRA draws new directions to read from for every task:
 large angles, a pale map. FM-LoRA's tasks share their bases (task 1 fills them, so its angles to any
@@ -34,7 +31,7 @@ def subspace_overlap(runs_dir: Path | str | None = None, static: bool = False) -
 
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
-    found = offered(runs_dir, lambda run: method_of(run) in METHODS)
+    found = offered(runs_dir, lambda run: run.label.updates is not None)
     slim = {"style": {"description_width": "initial"}, "layout": Layout(width="14em")}
     left, right = dropdown("left", found, "fm-lora"), dropdown("right", found, "lora")
     block = Dropdown(options=[1], description="block", **slim)
@@ -45,10 +42,10 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     jslink((play, "value"), (second, "value"))
 
     def adjust() -> None:
-        n = min(len(side.value.accuracy_matrix) for side in (left, right))
+        n = min(len(run_of(side).accuracy_matrix) for side in (left, right))
         for moving in (first, second, play):
             moving.max = n
-        names = related(left.value)
+        names = related(run_of(left))
         depth = [int(b) + 1 for b in dict.fromkeys(name.split(".")[1] for name in names)]
         parts = [w.split(".")[1] for w in WEIGHTS if any(name.endswith(w) for name in names)]
         for choice, options in ((block, depth), (weight, parts)):
@@ -65,7 +62,7 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 
 def draw(
     left: Run, right: Run, block: int, weight: str, first: int, second: int
-) -> tuple[Kept, str]:
+) -> tuple[Screen, str]:
     """The figure of two runs at a weight of a block (from 1), and the numbers of two tasks."""
     name = next(f"blocks.{block - 1}.{w}" for w in WEIGHTS if w.endswith(weight))
     of = [relation(run, name) for run in (left, right)]
@@ -76,17 +73,17 @@ def draw(
 
 
 @lru_cache(8)
-def built(left: Run, right: Run) -> tuple[Pair, tuple[str, str]]:
+def built(left: Run, right: Run) -> tuple[OverlapPair, tuple[str, str]]:
     """The two runs' picture, and their names: by method, if that tells them apart."""
     every = [list(related(run).values()) for run in (left, right)]
     off = [np.abs(r.overlap[~np.eye(len(r.overlap), dtype=bool)]) for of in every for r in of]
-    names = (method_of(left), method_of(right))
+    names = (left.method_name, right.method_name)
     if names[0] == names[1]:
         names = (names[0], f"{title_of(names[1])} {right.id[:8]}")
     sizes = [len(of[0].overlap) for of in every]
     sigma = [r.sigma for of in every for r in of]
     strongest, widest = max(map(np.nanmax, sigma)), max(s.shape[1] for s in sigma)
-    return Pair(names, sizes, max(map(np.max, off)), strongest, widest), names
+    return OverlapPair(names, sizes, max(map(np.max, off)), strongest, widest), names
 
 
 def words(names: Sequence[str], of: Sequence[Relation], i: int, j: int) -> str:

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from IPython.display import display
 from ipywidgets import Image, Layout, ToggleButtons, VBox
-from matplotlib.figure import Figure
 
 from fmlora_lab import configure
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import RunConfig
 from fmlora_lab.lessons.pictures import progress
 from fmlora_lab.runs.run import parts
-from fmlora_lab.training import Trainer
+from fmlora_lab.training.loop import Trainer
 
 TASKS = 3
 """As many as can be learned while one waits."""
@@ -106,14 +105,15 @@ class Retrain:
         )
         self.image = Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
         self.widget = VBox([self.choice, self.image])
-        self.choice.observe(self._moved, "value")
+        self.choice.observe(lambda change: self.train(), "value")
 
     def train(self) -> None:
         """Train with the value that is chosen, the picture following epoch by epoch."""
-        config = self.make(self.choice.value)
+        value = self.choice.value
+        config = self.make(value)
         trained = Trained(config, self._draw)
-        self.tried.pop(self.choice.label, None)
-        self.tried[self.choice.label] = trained  # the last one is the one that is drawn
+        self.tried.pop(str(value), None)
+        self.tried[str(value)] = trained  # the last one is the one that is drawn
         model, stream = first_tasks(config)
         self.choice.disabled = True  # moves made meanwhile would queue up trainings
         try:
@@ -123,20 +123,20 @@ class Retrain:
             self.choice.disabled = False
         self._draw(trained)
 
-    def _moved(self, change: Any) -> None:
-        self.train()
-
     def _draw(self, trained: Trained) -> None:
         methods = {value: t.config.method.name for value, t in self.tried.items()}
         runs = {value: t.accuracies for value, t in self.tried.items()}
         ranks = {value: t.ranks() for value, t in self.tried.items()}
         figure = progress(runs, methods, ranks, trained.config.training.epochs, TASKS, self.label)
-        self.image.value = as_png(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        self.image.value = file.getvalue()
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
         """The control for a front end, the picture for whatever has none."""
         picture = {"image/png": base64.b64encode(self.image.value).decode()}
-        return {**self.widget._repr_mimebundle_(**how), **(picture if self.image.value else {})}
+        control = self.widget._repr_mimebundle_(**how) or {}
+        return {**control, **(picture if self.image.value else {})}
 
 
 def retrain(make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str) -> None:
@@ -144,11 +144,6 @@ def retrain(make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, l
     for whichever is chosen."""
     page = Retrain(make, over, start, label)
     shown = display(page, display_id=True)
+    assert shown is not None  # with an id there is a handle
     page.train()
     shown.update(page)
-
-
-def as_png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

@@ -8,14 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fmlora_lab.plots import MARKERS, METHOD_COLORS
 from fmlora_lab.plots.sheet import PAGE, SMALL, TEXT, drawn
-from fmlora_lab.plots.style import FAINT, INK
+from fmlora_lab.plots.style import FAINT, FAMILY_LOOKS, INK, OTHER_MARKERS, styles
 
 Accuracies = Sequence[Sequence[float]]
 """A row an epoch: accuracy in percent on each task so far."""
-COLORS = {"frozen": "#BBBBBB", "bases": "#777777", **METHOD_COLORS}
-"""Grey for what is frozen, a method's own colour for what it trains."""
+COLORS = {
+    "frozen": "#BBBBBB",
+    "bases": "#777777",
+    "lora": FAMILY_LOOKS["low-rank"][0],
+    "fm-lora": FAMILY_LOOKS["FM-LoRA"][0],
+}
+"""Grey for what is frozen, the colour of a method's family for what it trains."""
 
 
 def progress(
@@ -53,12 +57,12 @@ def _live(axis: Axes, accuracies: Accuracies, epochs: int, tasks: int) -> None:
     shades, ends = mpl.colormaps["cividis"](np.linspace(0, 0.85, tasks)), {}
     for i in range(tasks):
         known = [(e + 1, row[i]) for e, row in enumerate(accuracies) if len(row) > i]
-        look = {"color": shades[i], "marker": MARKERS[i]}
+        look = {"color": shades[i], "marker": OTHER_MARKERS[i]}
         axis.plot(*np.reshape(known, (-1, 2)).T, **drawn(look), clip_on=False)
         if known:
             ends[i] = known[-1][1]
-    lifted = -np.inf
-    for i in sorted(ends, key=ends.get):  # labels of curves that end together stand on each other
+    lifted = -np.inf  # labels of curves that end together stand on each other
+    for i in sorted(ends, key=ends.__getitem__):
         lifted = max(ends[i], lifted + 6)
         axis.annotate(
             f"task {i + 1}", (len(accuracies), lifted), (5, 0), textcoords="offset points",
@@ -81,7 +85,7 @@ def _ended(
         rows = accuracies[epochs - 1 :: epochs]
         learned = np.mean([row[-1] for row in rows[:-1]])
         left = np.mean(rows[-1][:-1])
-        color = METHOD_COLORS[methods[value]]
+        color = styles([methods[value]])[methods[value]]["color"]
         axis.plot((learned, left), (y, y), color=color, linewidth=1.2)
         axis.plot(learned, y, "o", color=color, markerfacecolor="white", markersize=6)
         axis.plot(left, y, "o", color=color, markersize=6)

@@ -21,7 +21,7 @@ def show(what: Any, since: str | None = None, until: str | None = None) -> Markd
     lines, number = inspect.getsourcelines(what)
     first = 0 if since is None else _line_with(since, lines, 0, what)
     last = len(lines) - 1 if until is None else _line_with(until, lines, first, what)
-    file = Path(inspect.getsourcefile(what)).relative_to(ROOT).as_posix()
+    file = Path(inspect.getfile(what)).relative_to(ROOT).as_posix()
     code = inspect.cleandoc("\n" + "".join(lines[first : last + 1]))
     where = (
         f"lines {number + first} to {number + last}" if last > first else f"line {number + first}"

@@ -7,14 +7,13 @@ import numpy as np
 from ipywidgets import FloatLogSlider, FloatSlider, ToggleButtons, VBox
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.choices import FORMS, Choices, choices_of, smaller_ranks
-from fmlora_lab.analysis.names import method_of
+from fmlora_lab.analysis.rank_choice import FORMS, Choices, choices_of, smaller_ranks
 from fmlora_lab.config import BadInput
-from fmlora_lab.explorers.choose import dropdown, offered
 from fmlora_lab.explorers.explorer import Explorer, table
-from fmlora_lab.plots.choosing import Choosing
-from fmlora_lab.plots.kept import Kept
-from fmlora_lab.runs.store import Run
+from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.plots.rank_choice import RankChoice
+from fmlora_lab.plots.screen import Screen
+from fmlora_lab.runs.stored import Run
 
 HIGHEST = 1.5
 """Complexity is drawn up to here: 1 is what guessing has."""
@@ -34,7 +33,7 @@ def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBo
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    run = dropdown("run", offered(runs_dir, lambda r: method_of(r) == "fm-lora"), "fm-lora")
+    run = dropdown("run", offered(runs_dir, lambda r: r.method_name == "fm-lora"), "fm-lora")
     form = ToggleButtons(options=FORMS, description="form", style={"button_width": "6em"})
     H = FloatSlider(0.4, min=0.02, max=HIGHEST, step=0.01, description="H")
     tau = FloatLogSlider(1, min=-1.5, max=1, step=0.02, description="τ", readout_format=".2f")
@@ -42,9 +41,10 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     standing: list[Run] = []  # the run whose settings the sliders began with
 
     def adjust() -> None:
-        if standing != [run.value]:
-            standing[:] = [run.value]
-            found = choices_of(run.value)
+        now = run_of(run)
+        if standing != [now]:
+            standing[:] = [now]
+            found = choices_of(now)
             form.value, tau.value = found.form, found.tau
             cost.max = max(6.0, 2 * found.cost)
             cost.value = found.cost or 1.0
@@ -54,7 +54,7 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     return Explorer(controls, draw, [(run, form), (H, tau, cost)], HINT, adjust)
 
 
-def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Kept, str]:
+def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Screen, str]:
     """The figure of a run at these settings, and its numbers."""
     picture = built(run)
     picture.show(H, form, tau, cost)
@@ -62,13 +62,13 @@ def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Kept, 
 
 
 @lru_cache(8)
-def built(run: Run) -> Choosing:
+def built(run: Run) -> RankChoice:
     choices = choices_of(run)
     try:
         smaller = smaller_ranks(run)
     except BadInput as lacking:
         smaller = str(lacking)
-    return Choosing(choices, smaller, max(HIGHEST, 1.05 * choices.H.max()))
+    return RankChoice(choices, smaller, max(HIGHEST, 1.05 * choices.H.max()))
 
 
 def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str:

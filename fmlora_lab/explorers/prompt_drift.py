@@ -7,14 +7,13 @@ import numpy as np
 from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.drift import drift_of, prompts_of
-from fmlora_lab.analysis.names import method_of
-from fmlora_lab.explorers.choose import dropdown, offered
+from fmlora_lab.analysis.prompt_drift import drift_of, prompts_of
 from fmlora_lab.explorers.explorer import Explorer, table
+from fmlora_lab.explorers.offer import dropdown, offered, run_of
 from fmlora_lab.metrics import acc_over_time
-from fmlora_lab.plots.kept import Kept
-from fmlora_lab.plots.trail import Trail
-from fmlora_lab.runs.store import Run
+from fmlora_lab.plots.prompt_path import PromptPath
+from fmlora_lab.plots.screen import Screen
+from fmlora_lab.runs.stored import Run
 
 ALL = -1
 """In the place of a token. (A dropdown takes None for nothing chosen and shows no line.)"""
@@ -34,9 +33,9 @@ def prompt_drift(runs_dir: Path | str | None = None, static: bool = False) -> VB
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    run = dropdown("run", offered(runs_dir, lambda r: method_of(r) == "fm-lora"), "fm-lora")
+    run = dropdown("run", offered(runs_dir, lambda r: r.method_name == "fm-lora"), "fm-lora")
     named = {"style": {"description_width": "initial"}}
-    n = len(run.value.accuracy_matrix)
+    n = len(run_of(run).accuracy_matrix)
     task = IntSlider(n, 1, n, description="after task", **named)
     earlier = IntSlider(1, 1, n, description="accuracy on task", **named)
     token = Dropdown(options=[("all", ALL)], description="token", layout=Layout(width="10em"))
@@ -45,8 +44,8 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 
     def adjust() -> None:
         for moving in (task, earlier, play):
-            moving.max = len(run.value.accuracy_matrix)
-        m = run.value.config["method"]["prompt"]["tokens"]
+            moving.max = len(run_of(run).accuracy_matrix)
+        m = run_of(run).config["method"]["prompt"]["tokens"]
         options = [("all", ALL), *((str(k + 1), k) for k in range(m))]
         if list(token.options) != options:
             token.options = options
@@ -55,7 +54,7 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     return Explorer(controls, draw, [(run, token), (task, play, earlier)], HINT, adjust)
 
 
-def draw(run: Run, task: int, token: int, earlier: int) -> tuple[Kept, str]:
+def draw(run: Run, task: int, token: int, earlier: int) -> tuple[Screen, str]:
     """The figure after a task (from 1) with the accuracy on another (from 1), and its numbers."""
     picture = built(run)
     t, i, one = task - 1, earlier - 1, None if token == ALL else token
@@ -64,12 +63,12 @@ def draw(run: Run, task: int, token: int, earlier: int) -> tuple[Kept, str]:
 
 
 @lru_cache(8)
-def built(run: Run) -> Trail:
+def built(run: Run) -> PromptPath:
     a = run.accuracy_matrix
-    return Trail(drift_of(prompts_of(run)), a, acc_over_time(a, run.result["test_images"]))
+    return PromptPath(drift_of(prompts_of(run)), a, acc_over_time(a, run.result["test_images"]))
 
 
-def words(picture: Trail, t: int, token: int | None, i: int) -> str:
+def words(picture: PromptPath, t: int, token: int | None, i: int) -> str:
     """What the picture shows after task t, as numbers."""
     drift, a = picture.drift, picture.a
     picked = slice(None) if token is None else [token]

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from ipywidgets import Dropdown, Layout
 
-from fmlora_lab.analysis.names import TITLES, method_of
-from fmlora_lab.config import BadInput
-from fmlora_lab.plots import title_of
-from fmlora_lab.runs.store import EXAMPLES, Run, runs
+from fmlora_lab.config import FAMILIES, BadInput, title_of
+from fmlora_lab.runs.archive import prepared
+from fmlora_lab.runs.stored import Run, load_runs
 
 WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="30em")}
 
@@ -16,9 +15,9 @@ WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="30em"
 def offered(runs_dir: Path | str | None, suits: Callable[[Run], bool]) -> dict[str, Run]:
     """Runs that suit a view by their label: the examples, then one's own, each in the order of
     the tables. BadInput if there is none."""
-    examples = runs(EXAMPLES)
+    examples = [Run(folder) for folder in prepared()]
     known = {run.id for run in examples}
-    own = [run for run in runs(runs_dir) if run.id not in known]
+    own = [run for run in load_runs(runs_dir) if run.id not in known]
     found = {
         f"{describe(run)} · {place} {run.id[:8]}": run
         for place, part in (("example", examples), ("own", own))
@@ -43,11 +42,18 @@ def describe(run: Run) -> str:
 
 def dropdown(description: str, found: dict[str, Run], first: str) -> Dropdown:
     """A choice among runs; at the beginning the first one of method `first`, if there is one."""
-    start = next((run for run in found.values() if method_of(run) == first), None)
+    start = next((run for run in found.values() if run.method_name == first), None)
     options = list(found.items())
     return Dropdown(options=options, value=start or options[0][1], description=description, **WIDE)
 
 
-def _row(run: Run) -> int:
-    """Where a run's method stands in tables; a method that is not there comes last."""
-    return [*TITLES, method_of(run)].index(method_of(run))
+def run_of(one: Dropdown) -> Run:
+    """The run that a dropdown of runs stands at."""
+    assert isinstance(one.value, Run)
+    return one.value
+
+
+def _row(run: Run) -> tuple:
+    """Where a run's method stands in lists: by family and title."""
+    family = run.label.family
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), run.label.title
