@@ -1,0 +1,1 @@
+"""From notebooks to figures: what they will need, their execution, one report over all."""

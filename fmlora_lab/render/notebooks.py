@@ -1,0 +1,176 @@
+"""Notebooks as files: which are asked for, with which parameters, executed how.
+
+A notebook of the lab has one cell tagged `parameters`; among them `runs_dir` and `figures_dir`,
+through which it is told where runs are kept and where its results go.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from fmlora_lab.analysis.tables import read_table, to_text
+from fmlora_lab.config import BadInput
+from fmlora_lab.files import write_atomically
+
+OWN = Path(__file__).parents[2] / "notebooks"
+"""The lab's notebooks, where it is installed from its checkout."""
+
+
+class OwnPython(AsyncKernelManager):
+    """Starts the Python that runs this, whatever kernels are installed under whatever name."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        # The kernel's own log and its debugger's warning are not for whoever reads the terminal;
+        # what goes wrong in a cell comes back as its traceback.
+        quiet = get_kernel_dict(["--log-level=CRITICAL"])
+        return KernelSpec(**quiet, env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+
+
+class OneOfTwo(OwnPython):
+    """With one thread: processes that together have more threads than there are cores stall."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        spec = super().kernel_spec
+        spec.env["OMP_NUM_THREADS"] = "1"
+        return spec
+
+
+def prepare(
+    names: Sequence[str],
+    parameters: Mapping[str, Any],
+    into: Path | str,
+    notebooks_dir: Path | str | None = None,
+) -> list[Path]:
+    """Write copies of notebooks with their parameters filled in, and execute nothing."""
+    copies, paths = [], select(names, notebooks_dir)
+    check(paths, parameters)
+    for path in paths:
+        filled = fill(path, parameters, None, Path("figures", short_name(path)))
+        notebook, _ = execute(path, filled, prepare_only=True)
+        copies.append(write(notebook, Path(into) / path.name))
+    return copies
+
+
+def closing_lines(folder: Path | str) -> str:
+    """What a reader wants last: a notebook's short table, if it made one, and what was written."""
+    folder = Path(folder)
+    lines = []
+    broken = any(failed(nbformat.read(path, 4)) for path in folder.glob("*.ipynb"))
+    if not broken and (table := read_table(folder)) is not None:
+        lines += [to_text(table), ""]
+    files = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+    return "\n".join([*lines, *map(str, files)])
+
+
+def select(names: Sequence[str], notebooks_dir: Path | str | None = None) -> list[Path]:
+    """The notebooks that `names` name; for `all`, those that take parameters, by their numbers.
+
+    A lesson takes none: it is there to be worked through and leaves no results. Notebooks are
+    looked for in ./notebooks, else among the lab's own.
+    """
+    if notebooks_dir is None:
+        notebooks_dir = Path("notebooks") if Path("notebooks").is_dir() else OWN
+    known = sorted(Path(notebooks_dir).glob("*.ipynb"))
+    by_name = {name: path for path in known for name in (short_name(path), path.stem, path.name)}
+    if list(names) == ["all"] and known:
+        return [path for path in known if takes_parameters(path)]
+    for name in names:
+        if Path(name).name not in by_name:
+            listed = ", ".join(path.stem for path in known) or f"none in {notebooks_dir}"
+            raise BadInput(f"there is no notebook {name!r}; known: {listed}")
+    return [by_name[Path(name).name] for name in names]
+
+
+def takes_parameters(path: Path) -> bool:
+    return any("parameters" in cell.metadata.get("tags", []) for cell in read(path).cells)
+
+
+def short_name(path: Path | str) -> str:
+    """`quickstart` for `notebooks/00_quickstart.ipynb`."""
+    stem = Path(path).stem
+    number, _, rest = stem.partition("_")
+    return rest if number.isdigit() and rest else stem
+
+
+def check(paths: Sequence[Path], parameters: Iterable[str]) -> None:
+    """BadInput for a parameter that none of these notebooks has."""
+    known = dict.fromkeys(name for path in paths for name in papermill.inspect_notebook(read(path)))
+    for name in parameters:
+        if name not in known:
+            said = ", ".join(path.name for path in paths)
+            listed = ", ".join(known) or "none"
+            raise BadInput(f"{said} has no parameter {name!r}; known: {listed}")
+
+
+def fill(
+    path: Path, parameters: Mapping[str, Any], runs_dir: Path | str | None, folder: Path
+) -> dict[str, Any]:
+    """All parameters of a notebook that differ from its defaults: those given that it has, where
+    its results go, and that nobody sits before it."""
+    given = {"figures_dir": str(folder), "static": True, **parameters}
+    if runs_dir is not None:
+        given["runs_dir"] = str(Path(runs_dir).absolute())
+    known = papermill.inspect_notebook(read(path))
+    return {name: value for name, value in given.items() if name in known}
+
+
+def execute(path: Path, filled: Mapping[str, Any], **how: Any) -> tuple[NotebookNode, str | None]:
+    """The notebook as papermill leaves it, and what went wrong in it, or None."""
+    error = None
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "copy.ipynb"
+        try:
+            papermill.execute_notebook(
+                read(path), copy, dict(filled), kernel_name="python3", progress_bar=False, **how
+            )
+        except PapermillExecutionError as raised:
+            error = f"{raised.ename}: {raised.evalue}"
+        except DeadKernelError:
+            error = "its Python process died, perhaps for want of memory"
+        notebook = without_bars(nbformat.read(copy, 4))
+        notebook.metadata.papermill["exception"] = error is not None  # else none for a dead kernel
+        return notebook, error
+
+
+def write(notebook: NotebookNode, target: Path) -> Path:
+    write_atomically(target, lambda file: file.write(nbformat.writes(notebook).encode()))
+    return target
+
+
+def read(path: Path) -> NotebookNode:
+    # Read here: papermill takes braces in a path for parameters.
+    notebook = nbformat.read(path, 4)
+    # Whatever kernel it was written with, if any: `OwnPython` executes it.
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    return notebook
+
+
+def without_bars(notebook: NotebookNode) -> NotebookNode:
+    """Without progress bars, which were for the terminal, and without this machine's paths."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    for name in ("input_path", "output_path"):
+        notebook.metadata.papermill.pop(name, None)
+    return notebook
+
+
+def failed(notebook: NotebookNode) -> bool:
+    """Whether the execution that left this copy failed."""
+    return bool(notebook.metadata.get("papermill", {}).get("exception"))

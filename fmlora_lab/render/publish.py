@@ -1,0 +1,88 @@
+"""What a notebook leaves in its folder: figures, table, answer, numbers, and their source."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fmlora_lab import plots
+from fmlora_lab.analysis.latex import to_latex
+from fmlora_lab.analysis.tables import to_markdown
+from fmlora_lab.files import write_atomically
+from fmlora_lab.runs.run import revision
+
+PACKAGES = ("fmlora-lab", "torch", "timm", "numpy", "pandas", "matplotlib")
+
+
+def publish(
+    folder: Path | str,
+    found: pd.DataFrame,
+    figures: Mapping[str, Figure],
+    table: pd.DataFrame,
+    title: str,
+    question: str,
+    answer: str,
+    numbers: Mapping[str, Any],
+    latex: str | None = None,
+) -> list[Path]:
+    """Write a notebook's results into `folder`; returns their paths. The same runs, the same bytes.
+
+    `<folder>.csv`, `.md` and `.tex` are the `table` as it is read (`latex` in the place of a plain
+    one); `runs.csv` has every run of the frame `found` with all its numbers, unrounded;
+    `answer.md` the answer under title and question; `results.json` the `numbers` that another
+    program may read; `provenance.json`, written last, says which runs they are of and what
+    computed them. Figures go by their names.
+    """
+    folder = Path(folder)
+    name = folder.name
+    written = [path for stem, f in figures.items() for path in plots.save(f, folder, stem)]
+    texts = {
+        f"{name}.csv": table.to_csv(),
+        f"{name}.md": to_markdown(table),
+        f"{name}.tex": latex or to_latex(table, caption=question, label=f"tab:{name}"),
+        "runs.csv": found.to_csv(index=False),
+        "answer.md": f"# {title}\n\n**{question}**\n\n{answer}\n",
+        "results.json": as_json(numbers),
+        "provenance.json": as_json(provenance(name, found)),
+    }
+    for file, text in texts.items():
+        write_atomically(folder / file, lambda out, text=text: out.write(text.encode()))
+        written.append(folder / file)
+    return written
+
+
+def provenance(name: str, found: pd.DataFrame) -> dict[str, Any]:
+    """Which runs answered, and what they were computed with."""
+    runs = {run.id: run for run in found.run}
+    environments = {name: run.environment for name, run in sorted(runs.items())}
+    said = ("packages", "device", "bfloat16", "revision")
+    return {
+        "notebook": name,
+        "methods": list(dict.fromkeys(found.method)),
+        "seeds": sorted(set(found.seed)),
+        "runs": {
+            name: {"shipped": runs[name].shipped, **{key: environment[key] for key in said}}
+            for name, environment in environments.items()
+        },
+        "drawn_with": {name: version(name) for name in PACKAGES},
+        "revision": revision(),
+    }
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Readable JSON; numbers to six digits, so that rounding noise between machines is not news."""
+    return json.dumps(rounded(content), indent=1) + "\n"
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):  # NumPy's float64 is one
+        return None if pd.isna(value) else float(f"{value:.6g}")
+    return value.item() if hasattr(value, "item") else value

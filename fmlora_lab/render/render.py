@@ -1,0 +1,88 @@
+"""Notebooks to executed copies, figures and tables under `figures/`."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from fmlora_lab.render.notebooks import (
+    OneOfTwo,
+    OwnPython,
+    check,
+    execute,
+    failed,
+    fill,
+    select,
+    short_name,
+    write,
+)
+from fmlora_lab.render.plan import plan
+
+Asked = tuple[Path, Path, Mapping[str, Any]]
+"""A notebook, the folder of its results, its parameters."""
+
+
+def render(
+    names: Sequence[str],
+    parameters: Mapping[str, Any],
+    runs_dir: Path | str | None = None,
+    figures_dir: Path | str = Path("figures"),
+    notebooks_dir: Path | str | None = None,
+    missing_only: bool = False,
+    fresh: bool = False,
+) -> int:
+    """Execute notebooks; returns how many failed.
+
+    `names` are file stems with or without their number, or `all`. The executed copy of
+    `00_quickstart` goes to `<figures_dir>/quickstart/`, with what it publishes; that of a
+    notebook that fails holds its traceback. What runs they need, and how long those will take, is
+    said first; where all are stored, two notebooks are executed at a time, else one. Of several
+    notebooks each takes the parameters that it has. `missing_only` leaves out what was rendered
+    before with the same parameters; `fresh` computes runs that came with the lab too. Raises
+    BadInput, before anything is executed, for an unknown notebook, a parameter that none of them
+    has, or a value that one does not take.
+    """
+    if fresh:
+        os.environ["FMLORA_FRESH"] = "1"  # for the notebooks' processes
+    planned, paths = [], select(names, notebooks_dir)
+    check(paths, [*parameters, *(["runs_dir"] if runs_dir is not None else [])])
+    for path in paths:
+        folder = Path(figures_dir).absolute() / short_name(path)
+        filled = fill(path, parameters, runs_dir, folder)
+        if missing_only and _rendered(folder / path.name, filled):
+            print(f"{path} was rendered before; left as it is", file=sys.stderr)
+        else:
+            planned.append((path, folder, filled))
+    runs, missing = plan([(path, filled) for path, _, filled in planned])
+    if runs:
+        print(runs, file=sys.stderr)
+    places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
+    if missing:  # trainings get in each other's way
+        return sum(map(_execute, planned, places))
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(partial(_execute, kernel=OneOfTwo), planned, places))
+
+
+def _execute(planned: Asked, place: str, kernel: type[OwnPython] = OwnPython) -> bool:
+    """Execute one notebook and write its copy; returns whether it failed."""
+    path, folder, filled = planned
+    print(f"rendering {path} ({place})", file=sys.stderr)
+    notebook, error = execute(path, filled, kernel_manager_class=kernel, stderr_file=sys.stderr)
+    copy = write(notebook, folder / path.name)
+    if error:
+        print(f"{path} failed: {error}; see {copy}", file=sys.stderr)
+    return error is not None
+
+
+def _rendered(copy: Path, filled: Mapping[str, Any]) -> bool:
+    """Whether this executed copy came to its end with these parameters."""
+    if not copy.exists():
+        return False
+    notebook = nbformat.read(copy, 4)
+    done = notebook.metadata.get("papermill", {}).get("parameters") == dict(filled)
+    return done and not failed(notebook)
