@@ -1,5 +1,5 @@
 """`python -m fmlora_lab` is `fmlora-lab`."""
 
-from fmlora_lab.cli import main
+from fmlora_lab.cli.main import main
 
 main()

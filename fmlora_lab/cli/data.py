@@ -7,14 +7,14 @@ import typer
 
 from fmlora_lab.config import BadInput
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Mirror = Annotated[
     Path | None, typer.Option("--data", help="A folder with the dataset's parquet files.")
 ]
 
 
-@data_app.command("list")
+@app.command("list")
 def list_datasets() -> None:
     """One line a dataset: where it comes from, how large it is, whether it is here."""
     from fmlora_lab.benchmarks.hub import DATASETS, is_here
@@ -28,7 +28,7 @@ def list_datasets() -> None:
         )
 
 
-@data_app.command("get")
+@app.command("get")
 def get_dataset(
     name: Annotated[str, typer.Argument(help="A dataset by name; `data list` has them.")],
     data: Mirror = None,
@@ -51,5 +51,6 @@ def get_dataset(
             raise typer.Exit(1)
     folder = unpacked(name, data)
     note = is_here(name, data)
+    assert note is not None  # what was unpacked just now is here
     print(f"{folder}: {note['counts']['train']:,} + {note['counts']['test']:,} images")
     print(f"revision {note['revision']}, fingerprint {note['fingerprint'][:16]}")

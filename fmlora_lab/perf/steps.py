@@ -6,46 +6,37 @@ same attention, so that rows differ in the adapter alone. Rows are timed in turn
 round, in one process; a ratio compares steps of the same round.
 """
 
+import json
 import statistics
-import time
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from fmlora_lab.backbone.device import keep_memory, pick_device
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts, load_vit
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.tower import Tower
+from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.stream import Images
-from fmlora_lab.config import Backbone, RunConfig
-from fmlora_lab.learner import Learner
+from fmlora_lab.config import Backbone, RunConfig, title_of
+from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.method import StageEnd, TaskInfo
+from fmlora_lab.runs.archive import RESULTS, use_shipped
+from fmlora_lab.runs.estimate import timed
+from fmlora_lab.runs.folder import runs_root
+from fmlora_lab.training.learner import Learner
 
 CLASSES = 10
-PROMPTS = {"tokens": 8}
-FM_LORA = {
-    "name": "fm-lora",
-    "basis_rank": 16,
-    "rank": 8,
-    "prompt": PROMPTS,
-    "drs": {"enabled": False},
-}
-ROWS: dict[str, tuple[dict[str, Any], int]] = {
-    "floor": ({"name": "linear-probe"}, 1),
-    "fm-lora-2": (FM_LORA, 2),
-    "fm-lora-20": (FM_LORA, 20),
-    "lora": ({"name": "lora", "rank": 8}, 2),
-    "sd-lora-2": ({"name": "sd-lora", "rank": 8}, 2),
-    "sd-lora-20": ({"name": "sd-lora", "rank": 8}, 20),
-    "inflora-2": ({"name": "inflora", "rank": 8}, 2),
-    "inflora-20": ({"name": "inflora", "rank": 8}, 20),
-    "peft-lora": ({"name": "linear-probe"}, 1),
-    "full": ({"name": "full"}, 1),
-}
+PROMPT_TOKENS = 8
+ROWS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text("utf-8")
+)
 """Each row's method and the number of the task whose step is timed."""
 
 
@@ -53,13 +44,13 @@ class Row:
     """One method at one task of a stream, ready to step and to predict."""
 
     def __init__(self, name: str, backbone: Backbone, batch_size: int):
-        settings, task_number = ROWS[name]
+        settings, task_number = ROWS[name]["method"], ROWS[name]["task"]
         device = pick_device()
-        model = load_vit(backbone)
+        model = load_tower(backbone)
         model.use_fused_attention(device.type == "cuda")
         if name == "peft-lora":
             add_peft_lora(model)
-        config = RunConfig(method=settings, backbone=backbone)
+        config = RunConfig.model_validate({"method": settings, "backbone": backbone})
         self.name, self.learner = name, Learner(config, model, CLASSES, device)
         method = self.learner.method
         draw = torch.Generator().manual_seed(0)
@@ -75,10 +66,10 @@ class Row:
                 method.end_task()
         prompts = method.prompts(None)
         if prompts is None:
-            tokens = 0.02 * torch.randn(PROMPTS["tokens"], model.width)
+            tokens = 0.02 * torch.randn(PROMPT_TOKENS, model.width)
             prompts = Prompts(torch.nn.Parameter(tokens.to(device)))
             method.prompts = lambda query: prompts
-        learned = [p for p in model.vit.parameters() if p.requires_grad]
+        learned = [p for p in model.network.parameters() if p.requires_grad]
         learned += [p for group in method.groups() for p in group.parameters]
         learned += [prompts.tokens, self.learner.head.rows, self.learner.head.row_bias]
         self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
@@ -112,12 +103,12 @@ class Row:
             pass
 
 
-def add_peft_lora(model: AdaptedViT) -> None:
+def add_peft_lora(model: Tower) -> None:
     """Hugging Face PEFT's LoRA of rank 8 on the linear layers that the lab adapts by default."""
     from peft import LoraConfig, inject_adapter_in_model
 
     layers = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-    inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=layers), model.vit)
+    inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=layers), model.network)
 
 
 def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
@@ -143,7 +134,7 @@ def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
             {
                 "name": name,
                 "train_ratio": statistics.median(ratios),
-                "train_ratio_spread": _quartiles(ratios),
+                "train_ratio_spread": np.percentile(ratios, [25, 75]).tolist(),
                 "train_images_per_second": batch_size / statistics.median(training[name]),
                 "inference_images_per_second": batch_size / statistics.median(inference[name]),
                 "peak_memory_mb": memory[name],
@@ -158,6 +149,27 @@ def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "rows": found,
     }
+
+
+def stored_or_measured(runs_dir: Path | str | None = None) -> dict[str, Any]:
+    """`bench` of the lab's own backbone: as stored beside the runs, else as it came with the lab,
+    else (FMLORA_FRESH is set) measured now, which takes minutes, and stored beside the runs."""
+    own = runs_root(runs_dir) / "bench.json"
+    for file in (own, *([RESULTS / own.name] if use_shipped() else [])):
+        if file.is_file():
+            return json.loads(file.read_text("utf-8"))
+    found = bench(Backbone(), batch_size=64, repeats=10)
+    text = json.dumps(found, indent=1) + "\n"
+    write_atomically(own, lambda file: file.write(text.encode()))
+    return found
+
+
+def row_title(name: str) -> str:
+    """A row's name for readers: `FM-LoRA, task 20`."""
+    method, _, task = name.rpartition("-")
+    if task.isdigit():
+        return f"{title_of(method)}, task {task}"
+    return {"peft-lora": "PEFT's LoRA", "floor": "frozen backbone"}.get(name, title_of(name))
 
 
 def to_text(found: dict[str, Any]) -> str:
@@ -186,23 +198,10 @@ def _interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in tqdm(range(repeats + 2), desc=label, unit="round", leave=False):
         for name, call in calls.items():
-            _synchronize(device)
-            began = time.perf_counter()
-            call()
-            _synchronize(device)
+            needed = timed(call, device)
             if number >= 2:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(needed)
     return seconds
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _quartiles(values: list[float]) -> tuple[float, float]:
-    low, high = torch.tensor(values).quantile(Tensor([0.25, 0.75])).tolist()
-    return low, high
 
 
 def _has_peft() -> bool:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from fmlora_lab.config import BadInput
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, ViewportSize
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SIZE = {"width": 1280, "height": 1000}
+SIZE: "ViewportSize" = {"width": 1280, "height": 1000}
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 """A browser that speaks to the notebook's server alone."""
 PATIENCE = 120
@@ -117,8 +117,13 @@ def run_all(page: "Page") -> None:
 
 def place(slider: "Locator") -> tuple[float, float, float]:
     """A slider's lowest value, its value, its highest value."""
-    low, now, high = (slider.get_attribute(f"aria-value{end}") for end in ("min", "now", "max"))
-    return float(low), float(now), float(high)
+
+    def value(end: str) -> float:
+        text = slider.get_attribute(f"aria-value{end}")
+        assert text is not None, "a slider states its values"
+        return float(text)
+
+    return value("min"), value("now"), value("max")
 
 
 def nudge(slider: "Locator") -> None:

@@ -11,24 +11,14 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import numpy as np
 
-from fmlora_lab import browser
+from fmlora_lab.perf import browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift")
 KERNEL = {"name": "python3", "display_name": "Python 3"}
-WATCH = """() => {
-    window.pictures = [];
-    for (const begins of ["pointerdown", "keydown"])
-        addEventListener(begins, () => { window.began = performance.now(); }, true);
-    const painted = () => window.pictures.push(performance.now() - window.began);
-    document.addEventListener("load", ({target}) => {
-        if (target.matches("img.widget-image"))
-            requestAnimationFrame(() => setTimeout(painted));
-    }, true);
-}"""
-"""Milliseconds from what was done last to every picture; the frame that has it was painted."""
+WATCH = Path(__file__).with_suffix(".js").read_text("utf-8")
 
 
 def bench(moves: int) -> list[dict[str, Any]]:

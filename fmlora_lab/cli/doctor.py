@@ -9,10 +9,10 @@ import torch
 
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.vit import GLYPHS_VIT
-from fmlora_lab.benchmarks.cache import cache_dir
-from fmlora_lab.methods import METHODS
-from fmlora_lab.profiles import profiles, tuned
-from fmlora_lab.runs.store import runs_root
+from fmlora_lab.files import cache_dir
+from fmlora_lab.methods.registry import METHODS
+from fmlora_lab.profiles import profiles
+from fmlora_lab.runs.folder import runs_root
 
 PACKAGES = ("fmlora-lab", "torch", "torchvision", "timm", "papermill", "jupyterlab", "peft")
 
@@ -50,5 +50,5 @@ def _package(name: str) -> str:
 
 
 def _tuned(profile: str) -> str:
-    methods = tuned(profile)
+    methods = profiles()[profile].get("tuned")
     return f"settings tuned for {', '.join(methods)}" if methods else "methods' own defaults"

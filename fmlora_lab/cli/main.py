@@ -1,0 +1,62 @@
+"""The commands of `fmlora-lab`, and what a user's error looks like.
+
+Each command imports what it needs when it is called, so that reading stored runs stays quick.
+Bad input is one line on stderr and exit code 2.
+"""
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from fmlora_lab.cli import data, measure, render, run, runs
+from fmlora_lab.config import BadInput, explain
+
+app = typer.Typer(
+    name="fmlora-lab",
+    help="Continual learning with low-rank adapters: run, compare, render, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for group in (run, render, measure):
+    app.add_typer(group.app)
+app.add_typer(runs.app, name="runs", help="List, show, merge and delete stored runs.")
+app.add_typer(data.app, name="data", help="Real benchmarks: list and get them.")
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause is one line and exit code 2."""
+    try:
+        code = app(join_parameters(sys.argv[1:]), standalone_mode=False)
+    except BadInput as error:
+        code = _refuse(str(error))
+    except ValidationError as error:
+        code = _refuse(explain(error))
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer's own errors have one
+        if message is None:
+            raise
+        code = _refuse(message())
+    if code == 130:  # as typer reports an interrupt that reached it
+        print("stopped; the same command goes on from the last stored epoch", file=sys.stderr)
+    sys.exit(code)
+
+
+def join_parameters(arguments: list[str]) -> list[str]:
+    """papermill's `-p NAME VALUE` as the `-p NAME=VALUE` that typer can repeat."""
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word in ("-p", "--parameter") and len(rest) >= 2 and "=" not in rest[0]:
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined
+
+
+def _refuse(message: str) -> int:
+    print(f"fmlora-lab: {' '.join(message.split())}", file=sys.stderr)
+    return 2

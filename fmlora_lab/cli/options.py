@@ -1,0 +1,47 @@
+"""Options that several commands have, and the overrides that they stand for."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RunsDir = Annotated[
+    Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
+]
+BenchmarkName = Annotated[str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")]
+Data = Annotated[Path | None, typer.Option(help="Root of one's own images.")]
+Tasks = Annotated[int | None, typer.Option(help="Number of tasks.")]
+ProfileName = Annotated[str, typer.Option(help="A profile by name.")]
+BackboneTag = Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")]
+Weights = Annotated[Path | None, typer.Option(help="A local safetensors file.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the input in pixels.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.basis_rank=32.")
+]
+FiguresDir = Annotated[Path, typer.Option(help="Where figures go.")]
+NotebooksDir = Annotated[
+    Path | None, typer.Option(help="Where notebooks are; default ./notebooks, else the lab's own.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def overrides_of(
+    data: Path | None = None,
+    tasks: int | None = None,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    settings: list[str] | None = None,
+) -> dict[str, Any]:
+    """The overrides that these options stand for, without those left out."""
+    from fmlora_lab.profiles import parse_assignment
+
+    given = {
+        "benchmark.data": data,
+        "benchmark.tasks": tasks,
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "backbone.image_size": image_size,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    return given | dict(parse_assignment(text) for text in settings or [])

@@ -1,0 +1,146 @@
+"""`render`, `compare`, `report`, `ship`, `examples`: from runs to what is shown of them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fmlora_lab.cli import options
+
+app = typer.Typer(rich_markup_mode=None)
+
+FIGURES = Path("figures")
+
+
+@app.command("render")
+def render_command(
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks by name, or `all`.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A notebook's parameter."),
+    ] = None,
+    runs_dir: options.RunsDir = None,
+    figures_dir: options.FiguresDir = FIGURES,
+    notebooks_dir: options.NotebooksDir = None,
+    missing_only: Annotated[
+        bool, typer.Option("--missing-only", help="Leave out what was rendered before.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute also the runs that came with the lab.")
+    ] = False,
+) -> None:
+    """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
+    from fmlora_lab.profiles import parse_assignment
+
+    values = dict(parse_assignment(text) for text in parameter or [])
+    _render(notebooks, values, runs_dir, figures_dir, notebooks_dir, missing_only, fresh)
+
+
+@app.command("compare")
+def compare_command(
+    methods: Annotated[
+        list[str] | None, typer.Argument(help="Methods; all by default.", show_default=False)
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="By name, as in `run`; default the profile's own stream.")
+    ] = None,
+    data: options.Data = None,
+    tasks: options.Tasks = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0 on.")] = 3,
+    profile: options.ProfileName = "demo",
+    backbone: options.BackboneTag = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    set_: options.Settings = None,
+    stored: Annotated[
+        str | None,
+        typer.Option(help="Train nothing: a collection that came with the lab, a folder, a zip."),
+    ] = None,
+    runs_dir: options.RunsDir = None,
+    figures_dir: options.FiguresDir = FIGURES,
+    notebooks_dir: options.NotebooksDir = None,
+) -> None:
+    """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
+    overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
+    overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+    values: dict[str, Any] = {"profile": profile, "seeds": seeds, "overrides": overrides}
+    given = {"methods": methods or None, "benchmark": benchmark, "stored": stored}
+    values |= {name: value for name, value in given.items() if value is not None}
+    _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)
+
+
+def _render(
+    names: list[str],
+    values: dict[str, Any],
+    runs_dir: Path | None,
+    figures_dir: Path,
+    notebooks_dir: Path | None,
+    missing_only: bool = False,
+    fresh: bool = False,
+) -> None:
+    from fmlora_lab.render.notebooks import closing_lines, select, short_name
+    from fmlora_lab.render.render import render
+
+    failures = render(names, values, runs_dir, figures_dir, notebooks_dir, missing_only, fresh)
+    folders = [figures_dir / short_name(path) for path in select(names, notebooks_dir)]
+    if len(folders) == 1:
+        print(closing_lines(folders[0]))
+    else:
+        for folder in folders:
+            print(f"{folder}: {len(list(folder.glob('*.png')))} figures")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report_command(
+    figures_dir: Annotated[Path, typer.Option(help="Where figures are.")] = FIGURES,
+    out: Annotated[Path | None, typer.Option(help="The page; default in figures-dir.")] = None,
+) -> None:
+    """One HTML page of every rendered figure, table and answer; it needs no server."""
+    from fmlora_lab.render.report import report
+
+    print(report(figures_dir, out or figures_dir / "report.html"))
+
+
+@app.command("ship")
+def ship_command(
+    collection: Annotated[
+        str, typer.Argument(metavar="NAME", help="The collection: NAME.zip and NAME.csv.")
+    ],
+    run_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Runs; all by default.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="The folder; default the lab's own results.")
+    ] = None,
+    runs_dir: options.RunsDir = None,
+) -> None:
+    """Put runs into an archive that ships: numbers and what readers open, no weights.
+
+    Runs that came with the lab are left out; those the archive has already stay.
+    """
+    from fmlora_lab import load_runs
+    from fmlora_lab.methods.registry import METHODS
+    from fmlora_lab.runs.archive import RESULTS, ship, shipped
+    from fmlora_lab.runs.stored import find_run, stored_run
+
+    asked = [stored_run(find_run(r, runs_dir)) for r in run_ids or []] or load_runs(runs_dir)
+    new = [run for run in asked if not shipped(run.id)]
+    read = {name: method.record.ships for name, method in METHODS.items()}
+    path = ship(new, (into or RESULTS) / f"{collection}.zip", read)
+    print(f"{len(new)} runs more in {path}, a row each in {path.with_suffix('.csv').name}")
+
+
+@app.command("examples")
+def examples_command(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Stored runs.")],
+    runs_dir: options.RunsDir = None,
+) -> None:
+    """Evaluate ahead what the explorers show of runs, and keep it with them."""
+    from fmlora_lab.explorers.examples import prepare
+    from fmlora_lab.runs.stored import find_run, stored_run
+
+    for run in [stored_run(find_run(run_id, runs_dir)) for run_id in run_ids]:
+        prepare(run)
+        print(f"{run.id}: ready for the explorers")

@@ -1,0 +1,104 @@
+"""`run`, `methods`, `tune`, `doctor`: compute runs, and what is there to compute with."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from fmlora_lab.cli import options
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("run")
+def run_command(
+    method: Annotated[str, typer.Option(help="By name; `methods` lists them.")] = "fm-lora",
+    benchmark: options.BenchmarkName = "glyphs",
+    data: options.Data = None,
+    tasks: options.Tasks = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    profile: options.ProfileName = "demo",
+    preset: Annotated[
+        str, typer.Option(help="fair (tuned), paper (its published settings) or defaults.")
+    ] = "fair",
+    backbone: options.BackboneTag = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    set_: options.Settings = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.AsJson = False,
+    show_config: Annotated[
+        bool, typer.Option(help="Print the resolved configuration as JSON and stop.")
+    ] = False,
+) -> None:
+    """Train one method on one stream, or load the run if it is stored."""
+    from fmlora_lab import configure, run
+    from fmlora_lab.profiles import Preset
+
+    given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
+    known = cast(Preset, preset)  # `configure` refuses any other
+    config = configure(method, benchmark, profile, {"seed": seed} | given, known)
+    if show_config:
+        print(config.model_dump_json(indent=2))
+        return
+    stored = run(config, runs_dir)
+    if as_json:
+        print(json.dumps(stored.result))
+        return
+    print(describe(stored.result, config.method.name))
+    print(f"run {stored.id} in {stored.folder.path}")
+
+
+@app.command("methods")
+def methods_command(as_json: options.AsJson = False) -> None:
+    """Every method: name, title, family, and what it is."""
+    from fmlora_lab.methods.registry import METHODS, in_order
+
+    records = [METHODS[name].record for name in in_order()]
+    if as_json:
+        fields = ("name", "title", "family", "what", "source")
+        print(json.dumps([{field: getattr(r, field) for field in fields} for r in records]))
+        return
+    for r in records:
+        print(f"{r.name:<13} {r.family:<11} {r.title}: {r.what}")
+
+
+@app.command("tune")
+def tune_command(
+    out: Annotated[Path, typer.Argument(help="The log and choice, as JSON.")],
+    method: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
+    profile: options.ProfileName = "demo",
+    benchmark: options.BenchmarkName = "glyphs",
+    data: options.Data = None,
+    weights: options.Weights = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
+    runs_dir: options.RunsDir = None,
+) -> None:
+    """Choose every method's settings on validation images, with the same number of trials each."""
+    from fmlora_lab.tuning import tune
+
+    given = options.overrides_of(data=data, weights=weights)
+    tune(out, method, profile, trials, runs_dir, benchmark, given)
+
+
+@app.command("doctor")
+def doctor_command(runs_dir: options.RunsDir = None) -> None:
+    """What is installed, which device, which benchmarks, weights and methods are there."""
+    from fmlora_lab.cli.doctor import report
+
+    print(report(runs_dir))
+
+
+def describe(result: dict[str, Any], method: str) -> str:
+    """A result in one line."""
+    names = {
+        "acc": "Acc",
+        "aaa": "AAA",
+        "learning_accuracy": "learning",
+        "forgetting": "forgetting",
+    }
+    parts = [
+        f"{label} {result[key]:.1f}%" for key, label in names.items() if result[key] is not None
+    ]
+    return f"{method}: {', '.join(parts)} ({result['ranked_by']}), {result['seconds']:.0f} s"
