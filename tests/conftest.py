@@ -1,19 +1,28 @@
 """What the tests share: tiny models with weights of their own, tiny streams, a keeper in memory.
 
-No test reads or writes the user's cache or runs.
+No test reads or writes the user's cache or runs, and what a test registers is gone after it.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from quick import QUICK
 from timm.models.vision_transformer import VisionTransformer
 
-import fmlora_lab.methods  # noqa: F401  (a configuration names a method: all must be known)
-from fmlora_lab import cli, training
-from fmlora_lab.backbone.vit import AdaptedViT
+# ruff: noqa: E402  (types and shapes that these rooms state are checked at every call, which has
+# to be said before they are imported)
+CHECKED = ("fmlora_lab.backbone", "fmlora_lab.heads", "fmlora_lab.methods")
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+from fmlora_lab.backbone.tower import TOWERS, tower
+from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.benchmarks.stream import (
     Images,
     Stream,
@@ -21,8 +30,41 @@ from fmlora_lab.benchmarks.stream import (
     content_fingerprint,
     domain_incremental,
 )
-from fmlora_lab.config import RunConfig
-from fmlora_lab.training import Trainer
+from fmlora_lab.cli.main import main
+from fmlora_lab.config import METHOD_LABELS, MethodSettings, RunConfig, Training
+from fmlora_lab.heads import BANKS, TRAINED
+from fmlora_lab.methods.registry import METHODS
+from fmlora_lab.profiles import set_dotted
+from fmlora_lab.runs import run as run_module
+from fmlora_lab.runs.folder import FolderKeeper
+from fmlora_lab.runs.stored import Run
+from fmlora_lab.training import loop
+from fmlora_lab.training.loop import Trainer
+
+REGISTRIES = (
+    METHODS,
+    METHOD_LABELS,
+    MethodSettings.known,
+    TRAINED,
+    BANKS,
+    Training.known_heads,
+    TOWERS,
+)
+
+
+TIERS = {"unit", "train", "process", "browser", "real", "gpu"}
+TRAINING = {"trainer", "tiny_config"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Where neither a test nor its module states a tier, it trains if a fixture of it does; a
+    notebook runs in a kernel of its own."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            item.add_marker("process")
+        elif not TIERS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("train" if TRAINING & {*item.fixturenames} else "unit")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +80,16 @@ def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("FMLORA_RUNS", str(tmp_path / "runs"))
 
 
+@pytest.fixture(autouse=True)
+def own_registries():
+    """A method, head or tower that a test registers, as anyone would, is unknown after it."""
+    before = [copy(registry) for registry in REGISTRIES]
+    yield
+    for registry, known in zip(REGISTRIES, before, strict=True):
+        registry.clear()
+        registry.update(known)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """`call(*words)` runs the command line in this process: (exit code, stdout, stderr)."""
@@ -45,7 +97,7 @@ def call(monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr("sys.argv", ["fmlora-lab", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         said = capsys.readouterr()
         return stopped.value.code or 0, said.out, said.err
 
@@ -162,18 +214,142 @@ def memory_keeper():
     return MemoryKeeper
 
 
+class Stopped(Exception):
+    """A run was stopped as by a kill: after an epoch's line, before what follows it."""
+
+
+def stopping(keeper_type: type) -> type:
+    """A keeper of this kind that stops its run once after every epoch."""
+    seen = set()
+
+    class Stopping(keeper_type):
+        def log(self, line):
+            super().log(line)
+            key = line["task"], line["stage"], line["epoch"]
+            if key not in seen:
+                seen.add(key)
+                raise Stopped
+
+    return Stopping
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(start, keeper_type)`: call `start(keeper_type)` until it is not stopped any
+    more; returns what it then gives and how often it was stopped. No checkpoint is left out."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
+
+    def go(start, keeper_type):
+        keeper, stops = stopping(keeper_type), 0
+        while True:
+            try:
+                return start(keeper), stops
+            except Stopped:
+                stops += 1
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """`quick(name, **more)`: settings with which a method learns in a few steps."""
+
+    def make(name: str, **more) -> dict:
+        return {"name": name, **QUICK.get(name, {}), **more}
+
+    return make
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Everything that a run computes in float32 is computed in float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture
 def trainer(monkeypatch, tiny_vit):
     """`trainer(method, stream, ...)`: a Trainer on the CPU in float32, ready to run.
 
     `method` is a name or a dictionary of its settings; further keywords are training settings.
     """
-    monkeypatch.setattr(training, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loop, "pick_device", lambda: torch.device("cpu"))
 
     def make(method, stream: Stream, vit=None, keeper=None, seed: int = 0, **settings) -> Trainer:
         defaults = {"epochs": 2, "batch_size": 8, "precision": "float32", "augmentation": "none"}
         config = RunConfig(method=method, seed=seed, training={**defaults, **settings})
-        model = AdaptedViT(tiny_vit() if vit is None else vit)
+        model = ViT(tiny_vit() if vit is None else vit)
         return Trainer(config, stream, model, keeper or MemoryKeeper())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Separable images of four classes in class folders, six to train on and three to test."""
+    root = tmp_path_factory.mktemp("images")
+    for seed, (part, each) in enumerate((("train", 6), ("test", 3))):
+        labels = np.repeat(np.arange(4), each)
+        for n, (label, image) in enumerate(zip(labels, pictures(labels, 20, seed), strict=True)):
+            file = root / part / f"class{label}" / f"{n}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    return root
+
+
+@pytest.fixture
+def tiny_config(image_folder, tiny_vit):
+    """`tiny_config(method, **dotted)`: a whole run's configuration, which takes a moment: the tiny
+    ViT as a tower, `image_folder` in two tasks, two epochs."""
+
+    @tower("tiny")
+    def load(backbone) -> ViT:
+        model = ViT(tiny_vit())
+        model.fingerprint = "tiny"
+        return model
+
+    def make(method, **dotted: Any) -> RunConfig:
+        config = {
+            "method": method,
+            "benchmark": {"name": "folder", "data": image_folder, "tasks": 2},
+            "backbone": {"name": "tiny"},
+            "training": {"epochs": 2, "batch_size": 8, "precision": "float32"},
+        }
+        for key, value in dotted.items():
+            set_dotted(config, key, value)
+        return RunConfig.model_validate(config)
+
+    return make
+
+
+@pytest.fixture
+def resumed(interrupted, monkeypatch):
+    """`resumed(config, runs_dir)`: the run of this configuration, stopped after every epoch."""
+
+    def go(config: RunConfig, runs_dir: Path) -> Run:
+        def start(keeper):
+            monkeypatch.setattr(run_module, "FolderKeeper", keeper)
+            return run_module.run(config, runs_dir)
+
+        stored, stops = interrupted(start, FolderKeeper)
+        assert stops == len(stored.progress()) > 1
+        return stored
+
+    return go
+
+
+@pytest.fixture
+def same_run():
+    """Whether two runs are one to the last bit: what they lost, answered and hold."""
+
+    def check(a: Run, b: Run) -> None:
+        assert a.result["heads"] == b.result["heads"]
+        assert [line["loss"] for line in a.progress()] == [line["loss"] for line in b.progress()]
+        left, right = (r.folder.read_arrays("checkpoint.safetensors")[0] for r in (a, b))
+        assert left.keys() == right.keys()
+        for name in left:
+            assert left[name].tobytes() == right[name].tobytes(), name
+
+    return check

@@ -6,8 +6,8 @@ A golden value is made once, beside the official code, from the same inputs.
 import numpy as np
 import torch
 
-from fmlora_lab.learner import generator
 from fmlora_lab.methods.method import TaskInfo
+from fmlora_lab.seeds import generator
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:

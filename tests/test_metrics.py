@@ -1,11 +1,13 @@
-"""Every figure against matrices worked out by hand (METHOD section 7)."""
+"""Every figure against matrices worked out by hand (docs/method.md, section 7)."""
 
 import math
 
 import numpy as np
 import pytest
 
-from fmlora_lab.metrics import acc_over_time, accuracy_matrix, bootstrap_interval, mtil, summary
+from fmlora_lab.metrics import acc_over_time, accuracy_matrix, bootstrap_interval, summary, transfer
+
+pytestmark = pytest.mark.unit
 
 NAN = math.nan
 # Three tasks. Task 1 falls from 90 to 60 and recovers to 70; task 2 from 80 to 50.
@@ -73,12 +75,17 @@ def test_summary_is_plain_floats():
     assert {type(value) for value in summary(A, [1, 1, 1]).values()} == {float}
 
 
-def test_mtil_of_a_full_matrix():
+def test_transfer_of_a_full_matrix():
     # Transfer: task 2 before it came: 30; task 3: (10 + 20) / 2 = 15; their mean is 22.5.
     a = np.array([[90.0, 30.0, 10.0], [60.0, 80.0, 20.0], [70.0, 50.0, 100.0]])
-    assert mtil(a) == pytest.approx(
+    assert transfer(a) == pytest.approx(
         {"transfer": 22.5, "average": (130 + 160 + 220) / 9, "last": 220 / 3}
     )
+
+
+def test_what_was_not_measured_ahead_has_no_transfer():
+    assert transfer(A) == {"transfer": None, "average": None, "last": pytest.approx(220 / 3)}
+    assert transfer(np.array([[85.0]])) == {"transfer": None, "average": 85.0, "last": 85.0}
 
 
 def test_the_bootstrap_interval_holds_the_mean_and_is_deterministic():

@@ -4,14 +4,24 @@ import json
 
 import pytest
 
-from fmlora_lab import runs
+from fmlora_lab import load_runs
 from fmlora_lab.config import BadInput
-from fmlora_lab.methods import METHODS
-from fmlora_lab.profiles import configure, profiles, tuned
-from fmlora_lab.tuning import REAL, SPACES, draw, tune
+from fmlora_lab.methods.registry import METHODS
+from fmlora_lab.profiles import configure, profiles, trials
+from fmlora_lab.tuning import draw, tune
+
+RIVALS = sorted(name for name, method in METHODS.items() if method.record.search)
+SHORT = sorted(name for name, method in METHODS.items() if method.record.search_short)
 
 
-@pytest.mark.parametrize("method", list(SPACES))
+def test_rivals_are_tuned_and_the_references_that_set_the_scale_are_not():
+    learned = {"fm-lora", "lora", "inflora", "sd-lora", "full", "linear-probe"}
+    prompted = {"l2p", "dualprompt", "coda-prompt", "hide-prompt"}
+    assert learned | prompted <= set(RIVALS) & set(SHORT)
+    assert not {"joint", "prototypes"} & {*RIVALS, *SHORT}
+
+
+@pytest.mark.parametrize("method", RIVALS)
 def test_every_method_gets_the_same_number_of_distinct_trials(method):
     trials = draw(method, 5)
     assert trials[0] == {} and len(trials) == 5
@@ -21,10 +31,10 @@ def test_every_method_gets_the_same_number_of_distinct_trials(method):
         configure(method, overrides=settings)
 
 
-@pytest.mark.parametrize("method", list(REAL))
+@pytest.mark.parametrize("method", SHORT)
 def test_on_real_images_three_trials_are_all_values_of_one_rate(method):
     trials = draw(method, 3, "cifar100-tiny")
-    ((setting, values),) = REAL[method].items()
+    ((setting, values),) = METHODS[method].record.search_short.items()
     configs = [
         configure(method, "folder", "cifar100-tiny", {"benchmark.data": "x", **t}, "defaults")
         for t in trials
@@ -38,17 +48,18 @@ def test_on_real_images_three_trials_are_all_values_of_one_rate(method):
     assert sorted(tried) == sorted(values)
 
 
+@pytest.mark.train
 def test_choice_is_the_best_on_validation_images(tmp_path):
     log = tune(tmp_path / "log.json", ["linear-probe"], "smoke", 3, tmp_path / "runs")
     assert log == json.loads((tmp_path / "log.json").read_text())
     found = log["methods"]["linear-probe"]
     best = max(found["trials"], key=lambda trial: trial["acc"])
     assert len(found["trials"]) == 3 and found["chosen"] == best["settings"]
-    assert all(r.config["evaluate_on"] == "validation" for r in runs(tmp_path / "runs"))
+    assert all(r.config["evaluate_on"] == "validation" for r in load_runs(tmp_path / "runs"))
 
 
 def test_presets_say_where_settings_come_from():
-    chosen = tuned("demo")["lora"]["chosen"]
+    chosen = trials("demo")["lora"]["chosen"]
     assert configure("lora", overrides=chosen, preset="defaults") == configure("lora")
     published = configure("inflora", preset="paper").method
     assert (published.layers, published.rank, published.lr) == (("attn.k", "attn.v"), 10, 5e-4)
@@ -70,7 +81,7 @@ def test_unknown_method_is_named(tmp_path):
 
 def test_shipped_choices_are_those_of_their_logs():
     for profile in profiles():
-        methods = tuned(profile)
+        methods = trials(profile)
         assert set(methods) <= set(METHODS)
         budgets = {len(found["trials"]) for found in methods.values()}
         assert len(budgets) <= 1

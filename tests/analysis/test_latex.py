@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlora_lab.analysis.latex import plain_latex, to_latex
+from fmlora_lab.analysis.latex import clearly_best, to_latex
+from fmlora_lab.analysis.tables import pivot
+
+pytestmark = pytest.mark.unit
 
 SEEDS = pd.DataFrame(
     [
@@ -39,8 +42,9 @@ TABLE += r"""column, where its 95\% bootstrap interval overlaps no other.\par}
 """
 
 
-def latex(summary: pd.DataFrame, **options) -> str:
-    return to_latex(summary, "method", "tasks", "acc", "Acc by N", "tab:a_b", **options)
+def latex(summary: pd.DataFrame, columns: str = "tasks", highest: bool = True) -> str:
+    bold = clearly_best(summary, "method", columns, "acc", highest)
+    return to_latex(pivot(summary, "method", columns, "acc"), "Acc by N", "tab:a_b", bold)
 
 
 def bold(text: str) -> list[str]:
@@ -110,7 +114,7 @@ def test_special_characters_print_as_themselves():
     table = pd.DataFrame(
         {"a_b & c": [r"5% #1 \x", "p{q} ~^$"], 'λ ≤ "2"': ["1 ± 2", None]}, index=["x_1", "y<z"]
     )
-    text = plain_latex(table, "50% of R&D", "tab:x")
+    text = to_latex(table, "50% of R&D", "tab:x")
     check_structure(text, 3)
     for written in (
         r"\caption{50\% of R\&D}",
@@ -124,7 +128,7 @@ def test_special_characters_print_as_themselves():
 
 def test_heads_are_escaped_too():
     own = SEEDS.assign(tasks="N_t & 5%").drop_duplicates("method").rename(columns={"tasks": "a_b"})
-    text = to_latex(own, "method", "a_b", "acc", "c", "l")
+    text = latex(own, "a_b")
     assert r"a\_b & N\_t \& 5\% \\" in text
     check_structure(text, 2)
 
@@ -132,6 +136,6 @@ def test_heads_are_escaped_too():
 def test_heads_of_several_levels_need_no_further_package():
     heads = pd.MultiIndex.from_tuples([("a_b", 5), ("a_b", 10)])
     index = pd.MultiIndex.from_tuples([("m", "u"), ("m", "v")], names=["p_q", "r"])
-    text = plain_latex(pd.DataFrame([[1.5, 2], ["x", "y"]], index, heads), "c", "l")
+    text = to_latex(pd.DataFrame([[1.5, 2], ["x", "y"]], index, heads), "c", "l")
     check_structure(text, 4)
     assert "multi" not in text and "cline" not in text and text.count(r"a\_b") == 2

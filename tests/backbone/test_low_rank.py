@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from fmlora_lab.backbone.low_rank import Factors, low_rank_linear
+from fmlora_lab.backbone.low_rank import Factors, adapted_linear, low_rank_linear
+
+pytestmark = pytest.mark.unit
 
 BF16 = 2.0**-8
 """Unit roundoff of bfloat16: one rounding moves a number by at most this share of it."""
@@ -220,3 +222,94 @@ def test_dense_is_the_einsum(core):
     C = torch.eye(3, dtype=torch.float64) if t["C"] is None else t["C"]
     wanted = torch.einsum("oa,ab,ib->oi", t["U"], C, t["V"])
     torch.testing.assert_close(factors.dense(), wanted, rtol=1e-12, atol=1e-12)
+
+
+# Columns in use
+
+
+def for_the_batch(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    return (x.mean((0, 1)) @ gate).sigmoid()
+
+
+def for_each_image(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    return (x.mean(1) @ gate).sigmoid()
+
+
+def by_the_first_token(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    return (x[:, 0] @ gate).tanh()
+
+
+CHOICES = [for_the_batch, for_each_image, by_the_first_token]
+FORMS = [("none", 0), ("none", 1), ("diagonal", 0), ("diagonal", 1), ("core", 0)]
+
+
+@pytest.mark.parametrize("given", ["tensor", "function"])
+@pytest.mark.parametrize(("form", "fixed"), FORMS, ids=lambda value: str(value))
+@pytest.mark.parametrize("choose", CHOICES, ids=lambda choose: choose.__name__)
+def test_columns_in_use_are_those_of_a_dense_weight_for_each_image(choose, form, fixed, given):
+    """ΔW_b = U C diag(c_b) Vᵀ, formed image by image: outputs, and gradients of all that learns,
+    of what chooses the columns too; the fixed columns of U and V get none."""
+    found = inputs((3, 4), core=form == "core") | {"gate": draw(6, 3, seed=7)}
+    if form == "diagonal":
+        found["C"] = draw(3, seed=5)
+    wanted = {name: None if t is None else t.clone() for name, t in found.items()}
+    learned = [name for name in ("x", "U", "C", "V", "gate") if found[name] is not None]
+    for tensors in (found, wanted):
+        for name in learned:
+            tensors[name].requires_grad_()
+
+    def of_input(x: torch.Tensor) -> torch.Tensor:
+        return choose(x, found["gate"])
+
+    columns = of_input if given == "function" else of_input(found["x"])
+    factors = Factors(found["U"], found["C"], found["V"], fixed, columns)
+    y = adapted_linear(found["x"], found["weight"], found["bias"], factors)
+
+    x, C = wanted["x"], wanted["C"]
+    C = torch.eye(3).double() if C is None else torch.diag(C) if C.ndim == 1 else C
+    chosen = choose(x, wanted["gate"]).expand(3, 3)
+    whole = torch.stack(
+        [dense(x[b], wanted["weight"], wanted["bias"], wanted["U"], C @ torch.diag(chosen[b]),
+               wanted["V"]) for b in range(3)]
+    )  # fmt: skip
+    torch.testing.assert_close(y, whole, rtol=1e-10, atol=1e-10)
+    plain = F.linear(x, wanted["weight"], wanted["bias"])
+    assert (whole - plain).abs().max() > 0.1
+
+    g = draw(*y.shape, seed=9)
+    y.backward(g)
+    whole.backward(g)
+    for name in learned:
+        expected = wanted[name].grad
+        if name in "UV":
+            expected[:, :fixed] = 0
+        torch.testing.assert_close(found[name].grad, expected, rtol=1e-9, atol=1e-9)
+        assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("choose", CHOICES, ids=lambda choose: choose.__name__)
+def test_columns_are_chosen_under_autocast_by_the_rounded_input(choose):
+    """Output in bfloat16, near that of float32."""
+    t = inputs((3, 4), k=3, core=False, dtype=torch.float32)
+    gate, seen = draw(6, 3, seed=7, dtype=torch.float32), []
+
+    def of_input(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return choose(x.float(), gate)
+
+    factors = Factors(t["U"] / 4, None, t["V"] / 4, columns=of_input)
+    exact = adapted_linear(t["x"], t["weight"], t["bias"], factors)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = adapted_linear(t["x"].bfloat16(), t["weight"], t["bias"], factors)
+    assert seen == [torch.float32, torch.bfloat16] and y.dtype == torch.bfloat16
+    assert (y.float() - exact).norm() < 5 * BF16 * exact.norm()
+
+
+def test_columns_for_the_batch_are_in_the_dense_update():
+    t, columns = inputs(core=False), draw(3, seed=7)
+    factors = Factors(t["U"], None, t["V"], columns=columns)
+    wanted = torch.einsum("ok,k,ik->oi", t["U"], columns, t["V"])
+    torch.testing.assert_close(factors.dense(), wanted, rtol=1e-12, atol=1e-12)
+    assert not factors.by_input
+    assert factors._replace(columns=columns.expand(5, 3)).by_input
+    assert factors._replace(columns=lambda x: columns).by_input

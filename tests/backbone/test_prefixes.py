@@ -7,7 +7,7 @@ from timm.layers import Attention
 from torch import nn
 
 from fmlora_lab.backbone.low_rank import Factors
-from fmlora_lab.backbone.vit import AdaptedViT, PrefixAttention, Prompts
+from fmlora_lab.backbone.vit import PrefixAttention, Prompts, ViT
 from fmlora_lab.config import BadInput
 
 MODELS = {
@@ -23,8 +23,8 @@ def floats(*shape: int, seed: int) -> torch.Tensor:
     return drawn(*shape, seed=seed).float()
 
 
-def adapted(tiny_vit, **options) -> tuple[AdaptedViT, torch.Tensor]:
-    return AdaptedViT(tiny_vit(**options)), floats(3, 3, 16, 16, seed=5)
+def adapted(tiny_vit, **options) -> tuple[ViT, torch.Tensor]:
+    return ViT(tiny_vit(**options)), floats(3, 3, 16, 16, seed=5)
 
 
 def dense(attn: Attention, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor):
@@ -49,7 +49,7 @@ def test_prefixed_attention_is_dense_attention_over_longer_keys_and_values(
     tiny_vit, kind, fused, each
 ):
     """In outputs and in gradients of the input, of keys and of values, in float64."""
-    model = AdaptedViT(tiny_vit(**MODELS[kind]).double())
+    model = ViT(tiny_vit(**MODELS[kind]).double())
     model.use_fused_attention(fused)
     shape = (3, 4, 32) if each else (4, 32)
     x, g = drawn(3, 5, 32, seed=1), drawn(3, 5, 32, seed=4)
@@ -57,7 +57,7 @@ def test_prefixed_attention_is_dense_attention_over_longer_keys_and_values(
     wanted = [part.clone().requires_grad_() for part in found]
     found = [part.requires_grad_() for part in found]
     model.set_prompts(Prompts(prefixes={1: tuple(found[1:])}))
-    attn = model.vit.blocks[1].attn
+    attn = model.network.blocks[1].attn
     assert isinstance(attn, PrefixAttention)
     ours = attn(found[0])
     theirs = dense(attn, wanted[0], *(part.expand(3, 4, 32) for part in wanted[1:]))
@@ -107,14 +107,14 @@ def test_no_prefix_is_plain_timm_bit_for_bit(tiny_vit, kind):
         assert torch.equal(model.features(x), wanted) == (not prefixes)
     model.set_update([], None)
     assert torch.equal(model.features(x), wanted)
-    assert model.vit.state_dict().keys() == plain.state_dict().keys()
+    assert model.network.state_dict().keys() == plain.state_dict().keys()
 
 
 @every_model
 def test_a_prefix_changes_no_shape(tiny_vit, kind):
     model, x = adapted(tiny_vit, **MODELS[kind])
     shapes = []
-    for block in model.vit.blocks:
+    for block in model.network.blocks:
         block.register_forward_hook(lambda _, args, y: shapes.append(y.shape))
     prefixes = {b: (floats(6, 32, seed=b), floats(6, 32, seed=b + 2)) for b in (0, 1)}
     for prompts in (None, Prompts(prefixes=prefixes)):
@@ -148,7 +148,7 @@ class OtherAttention(Attention):
 @pytest.mark.parametrize("kind", ["other", "gated"])
 def test_a_prefix_for_another_attention_than_timms_is_refused(tiny_vit, kind):
     model, x = adapted(tiny_vit)
-    attn = model.vit.blocks[1].attn
+    attn = model.network.blocks[1].attn
     if kind == "other":
         attn.__class__ = OtherAttention
     else:
@@ -186,7 +186,7 @@ def test_prompts_of_each_image_are_those_of_the_image_alone(tiny_vit, kind, read
 @every_model
 def test_reading_prompts_is_the_mean_of_their_outputs_after_the_final_norm(tiny_vit, kind):
     model, x = adapted(tiny_vit, **MODELS[kind])
-    vit, inside = model.vit, []
+    vit, inside = model.network, []
     vit.blocks[-1].register_forward_hook(lambda _, args, y: inside.append(y), prepend=True)
     cls = 0 if vit.cls_token is None else 1
     model.set_update([], for_each_image(3)._replace(read=True))
@@ -230,7 +230,7 @@ def test_frozen_features_need_no_gradient_and_disturb_none(tiny_vit):
     assert not model.frozen_features(x).requires_grad
     features.square().sum().backward()
     assert (keys.grad.norm(dim=1) > 0).all() and (values.grad.norm(dim=1) > 0).all()
-    assert all(p.grad is None for p in model.vit.parameters())
+    assert all(p.grad is None for p in model.network.parameters())
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])

@@ -5,13 +5,14 @@ from copy import deepcopy
 import pytest
 import torch
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from fmlora_lab.backbone.low_rank import Factors, low_rank_linear
-from fmlora_lab.backbone.vit import AdaptedViT, Prompts, load_vit, load_weights
+from fmlora_lab.backbone.low_rank import Factors, adapted_linear
+from fmlora_lab.backbone.sites import Prompts
+from fmlora_lab.backbone.vit import ViT, load_tower
 from fmlora_lab.config import Backbone, BadInput
-from fmlora_lab.learner import Learner
+
+pytestmark = pytest.mark.unit
 
 ALL = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 LAYERS = [
@@ -42,7 +43,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def images(model: AdaptedViT, n: int = 3) -> torch.Tensor:
+def images(model: ViT, n: int = 3) -> torch.Tensor:
     return random(n, 3, model.image_size, model.image_size, seed=5)
 
 
@@ -63,7 +64,7 @@ def random_factors(sites, k: int = 3, core: bool = True) -> list[Factors]:
 
 def check_zero_update(plain: VisionTransformer, layers, blocks) -> None:
     """None, U = 0, C = 0 and the folded form all give plain timm's very numbers."""
-    model = AdaptedViT(deepcopy(plain))
+    model = ViT(deepcopy(plain))
     x = images(model)
     wanted = plain_features(plain, x)
     sites = model.adapt(layers, blocks)
@@ -91,7 +92,7 @@ def test_zero_update_of_any_model_is_plain_timm(tiny_vit, kind):
 
 
 def test_sites_are_the_layers_asked_for_in_the_models_order(tiny_vit):
-    sites = AdaptedViT(tiny_vit(depth=3)).adapt(("mlp.fc2", "attn.v", "attn.q"), (2, 0, 2))
+    sites = ViT(tiny_vit(depth=3)).adapt(("mlp.fc2", "attn.v", "attn.q"), (2, 0, 2))
     assert [s.name for s in sites] == [
         "blocks.0.attn.qkv",
         "blocks.0.mlp.fc2",
@@ -104,7 +105,7 @@ def test_sites_are_the_layers_asked_for_in_the_models_order(tiny_vit):
 @pytest.mark.parametrize("block", [-1, 2])
 def test_a_block_that_is_not_there_is_refused(tiny_vit, block):
     with pytest.raises(BadInput, match=r"method\.blocks .* blocks 0 to 1"):
-        AdaptedViT(tiny_vit()).adapt(ALL, (0, block))
+        ViT(tiny_vit()).adapt(ALL, (0, block))
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["trained", "folded"])
@@ -112,12 +113,12 @@ def test_a_block_that_is_not_there_is_refused(tiny_vit, block):
 def test_features_are_those_of_the_dense_weights(tiny_vit, core, folded):
     vit = tiny_vit()
     dense = deepcopy(vit)
-    model = AdaptedViT(vit)
+    model = ViT(vit)
     x = images(model)
     sites = model.adapt(("attn.k", "attn.proj", "mlp.fc1", "mlp.fc2"))
     factors = random_factors(sites, core=core)
     with torch.no_grad():
-        for site, (U, C, V, _) in zip(sites, factors, strict=True):
+        for site, (U, C, V, *_) in zip(sites, factors, strict=True):
             C = torch.eye(3) if C is None else C
             change = torch.einsum("oa,ab,ib->oi", U, C, V)
             weight = dense.get_submodule(site.name).weight
@@ -136,8 +137,8 @@ def test_features_are_those_of_the_dense_weights(tiny_vit, core, folded):
     ids=["q", "qv", "kv"],
 )
 def test_q_k_v_subsets_change_their_own_rows_alone(tiny_vit, layers, parts):
-    model = AdaptedViT(tiny_vit())
-    before = model.vit.blocks[0].attn.qkv.weight.clone()
+    model = ViT(tiny_vit())
+    before = model.network.blocks[0].attn.qkv.weight.clone()
     sites = model.adapt(layers)
     factors = random_factors(sites)
     model.set_update(factors, None)
@@ -154,14 +155,14 @@ def test_q_k_v_subsets_change_their_own_rows_alone(tiny_vit, layers, parts):
 
 
 def test_asking_for_qkv_and_its_parts_adapts_the_whole(tiny_vit):
-    site = AdaptedViT(tiny_vit()).adapt(("attn.q", "attn.qkv"), (0,))[0]
+    site = ViT(tiny_vit()).adapt(("attn.q", "attn.qkv"), (0,))[0]
     assert (site.d_out, site.rows) == (96, None)
 
 
 @pytest.mark.parametrize("layers", [ALL, ("attn.q", "attn.v")], ids=["all", "qv"])
 def test_weights_folded_under_autocast_are_those_of_training(tiny_vit, layers):
     """W0 + U C Vᵀ is rounded to bfloat16 once, as a sum; float32 sums may differ in order."""
-    model = AdaptedViT(tiny_vit())
+    model = ViT(tiny_vit())
     sites = model.adapt(layers)
     factors = random_factors(sites)
     model.set_update(factors, None)
@@ -169,7 +170,7 @@ def test_weights_folded_under_autocast_are_those_of_training(tiny_vit, layers):
         model.fold()
         for site, update in zip(sites, factors, strict=True):
             identity = torch.eye(site.in_features).bfloat16()
-            trained = low_rank_linear(identity, site.weight, None, *site.full_rows(update)).T
+            trained = adapted_linear(identity, site.weight, None, site.full_rows(update)).T
             assert site.folded.dtype == trained.dtype == torch.bfloat16
             assert (site.folded == trained).float().mean() > 0.999
             assert not torch.equal(trained, site.weight.bfloat16())
@@ -182,9 +183,9 @@ def test_weights_folded_under_autocast_are_those_of_training(tiny_vit, layers):
 class Seen:
     """What enters the first block and what leaves the last one."""
 
-    def __init__(self, model: AdaptedViT):
-        model.vit.blocks[0].register_forward_pre_hook(self._enter)
-        model.vit.blocks[-1].register_forward_hook(self._leave)
+    def __init__(self, model: ViT):
+        model.network.blocks[0].register_forward_pre_hook(self._enter)
+        model.network.blocks[-1].register_forward_hook(self._leave)
 
     def _enter(self, block, args):
         self.entered = args[0]
@@ -196,7 +197,7 @@ class Seen:
 @pytest.mark.parametrize("kind", MODELS)
 def test_prompts_enter_after_cls_and_leave_every_other_shape_alone(tiny_vit, kind):
     m = 5
-    model = AdaptedViT(tiny_vit(**MODELS[kind]))
+    model = ViT(tiny_vit(**MODELS[kind]))
     x, seen, P = images(model), Seen(model), random(m, 32)
     model.set_update([], None)
     features = model.features(x)
@@ -221,7 +222,7 @@ def test_prompts_enter_after_cls_and_leave_every_other_shape_alone(tiny_vit, kin
 @pytest.mark.parametrize("kind", [k for k in MODELS if k.startswith("average")])
 def test_average_pooling_reads_patches_and_no_prompt(tiny_vit, kind):
     vit = tiny_vit(**MODELS[kind])
-    model = AdaptedViT(vit)
+    model = ViT(vit)
     inside = []
 
     def whole(block, args, x):
@@ -238,178 +239,25 @@ def test_average_pooling_reads_patches_and_no_prompt(tiny_vit, kind):
 
 
 def test_prompts_learn(tiny_vit):
-    model = AdaptedViT(tiny_vit())
+    model = ViT(tiny_vit())
     P = random(4, 32).requires_grad_()
     model.set_update([], Prompts(P))
     model.features(images(model)).square().sum().backward()
     assert (P.grad.norm(dim=1) > 0).all()
-    assert all(p.grad is None for p in model.vit.parameters())
-
-
-# merge()
-
-
-def trained_learner(trainer, tiny_stream, memory_keeper, vit, method) -> tuple[Learner, dict]:
-    keeper = memory_keeper()
-    run = trainer(method, tiny_stream(), vit, keeper, lr_head=0.05)
-    run.run()
-    return run.learner, keeper.state
-
-
-MERGED = [
-    {"name": "fm-lora", "lr": 0.02, "basis_rank": 8, "bases": {"lr": 0.02},
-     "prompt": {"tokens": 0}},
-    {"name": "fm-lora", "lr": 0.02, "layers": ["attn.q", "attn.v", "mlp.fc1"],
-     "bases": {"from": "weight-svd"}, "blocks": [1], "prompt": {"tokens": 0}},
-    {"name": "lora", "lr": 0.02, "rank": 4},
-    {"name": "lora", "lr": 0.02, "rank": 4, "layers": ["attn.k"]},
-    {"name": "full", "lr": 0.01},
-    {"name": "sd-lora", "lr": 0.02, "rank": 4, "lr_magnitudes": 0.02},
-    {"name": "sd-lora", "lr": 0.02, "rank": 4, "layers": ["attn.q", "attn.v"]},
-    {"name": "inflora", "lr": 0.05, "rank": 4, "threshold": 0.9},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["plain", "registers", "average-no-cls"])
-@pytest.mark.parametrize("method", MERGED, ids=lambda m: f"{m['name']}-{len(m)}")
-def test_merged_weights_are_a_plain_timm_model(
-    trainer, tiny_stream, tiny_vit, memory_keeper, method, kind
-):
-    vit = tiny_vit(**MODELS[kind])
-    before = plain_features(vit, probe := random(6, 3, 16, 16)).clone()
-    learner, _ = trained_learner(trainer, tiny_stream, memory_keeper, vit, method)
-    state, prompts = learner.merge()
-    assert prompts is None
-    alone = tiny_vit(seed=99, **MODELS[kind], num_classes=4)
-    alone.load_state_dict(state, strict=True)
-
-    pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
-    with torch.no_grad():
-        adapted = learner.head(learner.features(pixels))
-        logits = alone((pixels.float() / 255 - 0.5) / 0.5)
-        torch.testing.assert_close(logits, adapted, rtol=1e-5, atol=1e-5)
-        moved = plain_features(alone, probe) - before
-    assert moved.abs().max() > 1e-2  # the training was felt
-
-
-@pytest.mark.parametrize("method", MERGED, ids=lambda m: f"{m['name']}-{len(m)}")
-def test_a_stored_state_merges_to_the_same_weights(
-    trainer, tiny_stream, tiny_vit, memory_keeper, method
-):
-    """A learner made anew and given the last checkpoint is the one that was trained."""
-    learner, stored = trained_learner(trainer, tiny_stream, memory_keeper, tiny_vit(), method)
-    anew = Learner(learner.config, AdaptedViT(tiny_vit()), 4, torch.device("cpu"))
-    anew.load_state({name: torch.from_numpy(array) for name, array in stored.items()})
-    expected, _ = learner.merge()
-    found, _ = anew.merge()
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(found[name], expected[name]), name
-
-
-def test_merge_gives_the_prompts_beside_the_weights(trainer, tiny_stream, tiny_vit, memory_keeper):
-    method = {"name": "fm-lora", "prompt": {"tokens": 3}}
-    learner, _ = trained_learner(trainer, tiny_stream, memory_keeper, tiny_vit(), method)
-    state, prompts = learner.merge()
-    assert torch.equal(prompts, learner.method.P.detach()) and not prompts.requires_grad
-    model = AdaptedViT(tiny_vit(seed=99, num_classes=4))
-    model.vit.load_state_dict(state, strict=True)
-    model.set_update([], Prompts(prompts))
-    pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
-    with torch.no_grad():
-        adapted = learner.head(learner.features(pixels))
-        logits = model.vit.head(model.features((pixels.float() / 255 - 0.5) / 0.5))
-    torch.testing.assert_close(logits, adapted, rtol=1e-5, atol=1e-5)
+    assert all(p.grad is None for p in model.network.parameters())
 
 
 # Loading
 
 
-@pytest.fixture
-def weight_file(tmp_path):
-    def write(vit: VisionTransformer, without: tuple[str, ...] = (), **more: torch.Tensor):
-        state = {k: v.clone() for k, v in vit.state_dict().items() if k not in without}
-        save_file({**state, **more}, tmp_path / "weights.safetensors")
-        return tmp_path / "weights.safetensors"
-
-    return write
-
-
-@pytest.mark.parametrize("kind", ["plain", "registers", "registers-unembedded", "average-no-cls"])
-def test_the_position_grid_is_resampled_to_another_image_size(tiny_vit, weight_file, kind):
-    source, target = tiny_vit(**MODELS[kind]), tiny_vit(seed=1, **MODELS[kind], img_size=40)
-    load_weights(target, weight_file(source))
-    prefix = source.pos_embed.shape[1] - 4
-    assert target.pos_embed.shape == (1, prefix + 25, 32)
-    assert torch.equal(target.pos_embed[:, :prefix], source.pos_embed[:, :prefix])
-    expected = resample_abs_pos_embed(source.pos_embed, [5, 5], num_prefix_tokens=prefix)
-    torch.testing.assert_close(target.pos_embed, expected)
-    for name, tensor in source.state_dict().items():
-        if name != "pos_embed":
-            assert torch.equal(target.state_dict()[name], tensor), name
-
-
-def test_the_same_image_size_loads_the_very_weights_without_the_classifier(tiny_vit, weight_file):
-    source, target = tiny_vit(num_classes=7), tiny_vit(seed=1)
-    load_weights(target, weight_file(source))
-    for name, tensor in target.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-
-
-def test_a_file_that_does_not_fit_names_the_tensors(tiny_vit, weight_file):
-    file = weight_file(
-        tiny_vit(),
-        without=("norm.bias", "blocks.0.norm1.weight"),
-        **{"blocks.0.mlp.fc1.weight": torch.zeros(64, 32), "blocks.0.ls1.gamma": torch.ones(32)},
-    )
-    untouched = tiny_vit(seed=1)
-    before = deepcopy(untouched.state_dict())
-    with pytest.raises(BadInput) as error:
-        load_weights(untouched, file)
-    for part in (
-        str(file),
-        "norm.bias is missing",
-        "blocks.0.norm1.weight is missing",
-        "blocks.0.ls1.gamma is not in the model",
-        "blocks.0.mlp.fc1.weight is (64, 32), not (128, 32)",
-    ):
-        assert part in str(error.value)
-    assert all(torch.equal(untouched.state_dict()[name], before[name]) for name in before)
-
-
-def test_a_file_of_another_depth_names_a_few_tensors_and_counts_the_rest(tiny_vit, weight_file):
-    with pytest.raises(BadInput, match=r"blocks\.1\.\S+ is missing.* and 6 more$"):
-        load_weights(tiny_vit(), weight_file(tiny_vit(depth=1)))
-
-
-def test_a_file_of_another_width_or_with_other_prefix_tokens_is_refused(tiny_vit, weight_file):
-    with pytest.raises(BadInput, match=r"attn\.proj\.bias is \(48,\), not \(32,\)"):
-        load_weights(tiny_vit(), weight_file(tiny_vit(embed_dim=48)))
-    no_cls = tiny_vit(img_size=32, class_token=False, global_pool="avg")
-    with pytest.raises(BadInput, match="cls_token is missing"):
-        load_weights(tiny_vit(img_size=32), weight_file(no_cls))
-
-
-def test_a_missing_and_an_unreadable_file_are_named(tiny_vit, weight_file, tmp_path):
-    with pytest.raises(BadInput, match=r"there is no file .*nowhere"):
-        load_weights(tiny_vit(), tmp_path / "nowhere.safetensors")
-    file = weight_file(tiny_vit())
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BadInput, match=r"weights\.safetensors is no readable safetensors file"):
-        load_weights(tiny_vit(), file)
-    file.write_text("not a safetensors file")
-    with pytest.raises(BadInput, match=r"weights\.safetensors is no readable safetensors file"):
-        load_weights(tiny_vit(), file)
-
-
-def test_load_vit_says_what_names_are_allowed():
+def test_load_tower_says_what_names_are_allowed():
     with pytest.raises(BadInput, match=r"backbone\.name is 'vit_none'; allowed: glyphs-vit or"):
-        load_vit(Backbone(name="vit_none"))
+        load_tower(Backbone(name="vit_none"))
     with pytest.raises(BadInput, match="a ResNet; allowed: models of timm's VisionTransformer"):
-        load_vit(Backbone(name="resnet10t", weights="anything"))
+        load_tower(Backbone(name="resnet10t", weights="anything"))
 
 
-def test_load_vit_takes_a_timm_model_from_a_local_file(tmp_path):
+def test_load_tower_takes_a_timm_model_from_a_local_file(tmp_path):
     """A small timm model at a size of one's own; the fingerprint is the file's."""
     torch.manual_seed(0)
     source = VisionTransformer(
@@ -417,16 +265,16 @@ def test_load_vit_takes_a_timm_model_from_a_local_file(tmp_path):
     )
     file = tmp_path / "tiny.safetensors"
     save_file(source.state_dict(), file)
-    model = load_vit(Backbone(name="vit_tiny_patch16_224", weights=file, image_size=48))
+    model = load_tower(Backbone(name="vit_tiny_patch16_224", weights=file, image_size=48))
     assert (model.image_size, model.width) == (48, 192)
-    assert model.vit.pos_embed.shape == (1, 10, 192)
-    assert torch.equal(model.vit.norm.weight, source.norm.weight)
-    assert torch.equal(model.vit.blocks[11].mlp.fc2.weight, source.blocks[11].mlp.fc2.weight)
+    assert model.network.pos_embed.shape == (1, 10, 192)
+    assert torch.equal(model.network.norm.weight, source.norm.weight)
+    assert torch.equal(model.network.blocks[11].mlp.fc2.weight, source.blocks[11].mlp.fc2.weight)
     assert not any(p.requires_grad for p in model.parameters())
     assert len(model.fingerprint) == 64
     first = model.fingerprint
     with torch.no_grad():
         source.norm.bias += 1
     save_file(source.state_dict(), file)
-    again = load_vit(Backbone(name="vit_tiny_patch16_224", weights=file, image_size=48))
+    again = load_tower(Backbone(name="vit_tiny_patch16_224", weights=file, image_size=48))
     assert again.fingerprint != first

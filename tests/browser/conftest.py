@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fmlora_lab import browser
+from fmlora_lab.perf import browser
 
 ROOT = Path(__file__).parents[2]
 EXPLORERS = sorted(path.stem for path in (ROOT / "notebooks").glob("4?_*.ipynb"))

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fmlora_lab import browser
 from fmlora_lab.explorers import pages
+from fmlora_lab.perf import browser
 
 with TemporaryDirectory() as folder:
     written = pages.write(Path(folder))

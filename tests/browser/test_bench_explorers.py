@@ -2,7 +2,12 @@
 
 import json
 
-from fmlora_lab import bench_explorers, explorers
+import pytest
+
+from fmlora_lab import explorers
+from fmlora_lab.perf import explorers as bench_explorers
+
+pytestmark = pytest.mark.browser
 
 
 def test_every_explorer_is_measured():
@@ -20,6 +25,6 @@ def test_the_command_prints_what_it_measured(call):
 
 
 def test_without_a_browser_it_says_what_is_missing(call, monkeypatch):
-    monkeypatch.setattr("fmlora_lab.browser.found", lambda: None)
+    monkeypatch.setattr("fmlora_lab.perf.browser.found", lambda: None)
     code, _, err = call("bench", "explorers")
     assert code == 2 and "no browser: none of chromium" in err

@@ -1,6 +1,10 @@
 """The pages that `make explore` serves: pictures and controls, no code."""
 
-from fmlora_lab import browser
+import pytest
+
+from fmlora_lab.perf import browser
+
+pytestmark = pytest.mark.browser
 
 
 def test_the_first_page_lists_the_explorers(page, errors, explorers, voila):

@@ -2,7 +2,11 @@
 
 import re
 
-from fmlora_lab import browser
+import pytest
+
+from fmlora_lab.perf import browser
+
+pytestmark = pytest.mark.browser
 
 WENT_WRONG = (
     '[data-mime-type="application/vnd.jupyter.error"], '

@@ -12,10 +12,12 @@ from PIL import Image
 
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, table
-from fmlora_lab.plots.kept import SCREEN_DPI, Kept
+from fmlora_lab.plots.screen import SCREEN_DPI, Screen
+
+pytestmark = pytest.mark.unit
 
 
-class Level(Kept):
+class Level(Screen):
     """One line at a height that moves."""
 
     def __init__(self):

@@ -5,12 +5,14 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.relations import related
+from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import subspace_overlap
 from fmlora_lab.explorers.overlap import built, explorer
-from fmlora_lab.plots import METHOD_COLORS
-from fmlora_lab.plots.pair import signed
+from fmlora_lab.plots.overlap import signed
+from fmlora_lab.plots.style import FAMILY_LOOKS
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_another_run_can_be_chosen_and_two_of_one_method_are_told_apart(page, mo
     other = next(run for run in runs_of(page, "fm-lora") if run is not kept)
     move(right=other)
     colors = [to_hex(lines.get_color()).upper() for lines in picture_of(page).angles[0]]
-    assert colors[0] == METHOD_COLORS["fm-lora"] and colors[1] != colors[0]
+    assert colors[0] == FAMILY_LOOKS["FM-LoRA"][0] and colors[1] != colors[0]
     assert picture_of(page).maps[1].axes.get_title() == f"FM-LoRA {other.id[:8]}"
 
 
@@ -110,6 +112,6 @@ def test_static_is_the_figure_that_it_opens_with():
 
 
 def test_without_a_run_that_suits_a_sentence_says_how_to_make_one(monkeypatch, tmp_path):
-    monkeypatch.setattr("fmlora_lab.explorers.choose.EXAMPLES", tmp_path)
+    monkeypatch.setattr("fmlora_lab.explorers.offer.prepared", list)
     with pytest.raises(BadInput, match="fmlora-lab run --method fm-lora"):
         subspace_overlap(tmp_path)

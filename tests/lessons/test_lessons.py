@@ -10,14 +10,14 @@ import nbformat
 import numpy as np
 import pytest
 
-from fmlora_lab.backbone.vit import AdaptedViT
+from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.lessons import check, show, small
 from fmlora_lab.lessons import live as page
 from fmlora_lab.lessons.exercises import EXERCISES
 from fmlora_lab.lessons.pictures import progress
-from fmlora_lab.methods.lora import LoRA
+from fmlora_lab.methods.low_rank.lora import LoRA
 from fmlora_lab.metrics import summary
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -31,12 +31,14 @@ def asked(lesson: Path) -> list[str]:
     return [name for cell in cells for name in re.findall(r'^check\("(\w+)"', cell.source, re.M)]
 
 
+@pytest.mark.unit
 def test_every_exercise_is_in_one_lesson():
     found = [name for lesson in LESSONS for name in asked(lesson)]
     assert sorted(found) == sorted(EXERCISES)
     assert all(2 <= len(asked(lesson)) <= 3 for lesson in LESSONS)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_the_solutions_are_right(lesson):
     solutions = runpy.run_path(str(NOTEBOOKS / "solutions" / f"{lesson.stem}.py"))
@@ -46,6 +48,7 @@ def test_the_solutions_are_right(lesson):
         assert verdict.says == EXERCISES[name].praise
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_a_lesson_as_it_is_given_out_is_unanswered_and_raises_nothing(lesson):
     cells = [
@@ -59,6 +62,7 @@ def test_a_lesson_as_it_is_given_out_is_unanswered_and_raises_nothing(lesson):
         assert verdict._repr_markdown_().startswith("**✏️ Not answered yet.**")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("name", "number"), MISTAKES)
 def test_a_typical_mistake_is_known(name, number):
     wrong, says = EXERCISES[name].mistakes[number]
@@ -67,6 +71,7 @@ def test_a_typical_mistake_is_known(name, number):
     assert says != EXERCISES[name].praise
 
 
+@pytest.mark.unit
 def test_what_is_said_of_other_wrong_answers():
     def says(answer, name="forgetting"):
         verdict = check(name, answer)
@@ -84,6 +89,7 @@ def test_what_is_said_of_other_wrong_answers():
         check("nonsense", 1)
 
 
+@pytest.mark.unit
 def test_show_prints_the_real_lines():
     whole = show(summary).data
     lines, number = inspect.getsourcelines(summary)
@@ -94,7 +100,7 @@ def test_show_prints_the_real_lines():
     part = show(summary, since="diagonal, last", until="best =").data
     assert len(part.splitlines()) == 6 and part.splitlines()[3].startswith("diagonal, last, n = ")
     decorated = show(LoRA.begin_task, since="U.zero_()", until="U.zero_()").data
-    assert re.match(r"`fmlora_lab/methods/lora.py`, line \d+\n", decorated)
+    assert re.match(r"`fmlora_lab/methods/low_rank/lora.py`, line \d+\n", decorated)
     with pytest.raises(ValueError, match="summary has no line with 'no such words'"):
         show(summary, since="no such words")
 
@@ -103,7 +109,7 @@ def test_show_prints_the_real_lines():
 def tiny(monkeypatch, tiny_vit, tiny_stream):
     """Retrains on three tiny tasks with a tiny model; `make(rank)` is its configuration."""
     stream: Stream = tiny_stream(classes=6, tasks=3)
-    monkeypatch.setattr(page, "first_tasks", lambda config: (AdaptedViT(tiny_vit()), stream))
+    monkeypatch.setattr(page, "first_tasks", lambda config: (ViT(tiny_vit()), stream))
 
     def make(rank: int) -> RunConfig:
         training = {"epochs": 2, "batch_size": 8, "precision": "float32", "augmentation": "none"}
@@ -112,6 +118,7 @@ def tiny(monkeypatch, tiny_vit, tiny_stream):
     return make, stream
 
 
+@pytest.mark.train
 def test_the_control_changes_what_is_trained_and_the_picture(tiny):
     make, _ = tiny
     shown = page.Retrain(make, [1, 4], 4, "rank")
@@ -124,6 +131,7 @@ def test_the_control_changes_what_is_trained_and_the_picture(tiny):
     assert not shown.choice.disabled
 
 
+@pytest.mark.train
 def test_the_picture_follows_the_epochs_and_moves_made_meanwhile_are_not_taken(tiny, monkeypatch):
     make, _ = tiny
     shown, seen = page.Retrain(make, [4], 4, "rank"), []
@@ -138,6 +146,7 @@ def test_the_picture_follows_the_epochs_and_moves_made_meanwhile_are_not_taken(t
     assert seen == [*((epoch, True) for epoch in range(1, 7)), (6, False)]
 
 
+@pytest.mark.train
 def test_watching_does_not_change_the_training(tiny, trainer):
     make, stream = tiny
     model, _ = page.first_tasks(make(4))
@@ -149,6 +158,7 @@ def test_watching_does_not_change_the_training(tiny, trainer):
     np.testing.assert_allclose(watched.matrix(), expected)
 
 
+@pytest.mark.train
 def test_without_a_front_end_the_same_call_trains_once_and_leaves_the_picture(tiny, monkeypatch):
     make, _ = tiny
     made, left = [], []
@@ -165,6 +175,7 @@ def test_without_a_front_end_the_same_call_trains_once_and_leaves_the_picture(ti
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
+@pytest.mark.unit
 def test_a_picture_names_the_curves_apart_and_the_ranks():
     figure = progress(
         {"1.0": [[50.0], [40.0, 60.0], [51.0, 50.0, 50.5]]}, {"1.0": "fm-lora"},
@@ -179,6 +190,7 @@ def test_a_picture_names_the_curves_apart_and_the_ranks():
     assert change == "−4"  # from (50 + 60) / 2 to (51 + 50) / 2, rounded to even
 
 
+@pytest.mark.unit
 def test_the_first_tasks_are_those_of_the_stream():
     _, stream = page.first_tasks(small("lora"))
     assert [task.classes for task in stream.tasks] == [range(0, 10), range(10, 20), range(20, 30)]

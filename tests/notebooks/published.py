@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fmlora_lab.runs.store import runs
-from fmlora_lab.studies import Study, plan
+from fmlora_lab.render.notebooks import OWN, short_name
+from fmlora_lab.render.plan import needed
+from fmlora_lab.runs.stored import load_runs
 
 EXECUTED = Path(__file__).parents[2] / "build" / "notebooks"
-STUDIES = [name for name in Study.known if name != "quickstart"]
+STUDIES = sorted(path.name for path in OWN.glob("*.ipynb") if 20 <= int(path.name[:2]) <= 30)
+FEW = {"fm-lora", "lora", "full", "prototypes"}
+"""As `prepare.py` has them."""
 
 
 def results(name: str) -> dict:
@@ -40,21 +43,24 @@ def test_the_quickstart_publishes_its_numbers_and_pictures():
         assert "</svg>" in (folder / f"{name}.svg").read_text()
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_leaves_figures_tables_and_their_source(name):
+@pytest.mark.parametrize("notebook", STUDIES, ids=short_name)
+def test_a_notebook_leaves_figures_tables_and_their_source(notebook, monkeypatch):
+    name = short_name(notebook)
     folder = EXECUTED / "figures" / name
     pictures = sorted(folder.glob("*.png"))
     assert pictures and all(p.with_suffix(".svg").exists() for p in pictures)
     for file in (f"{name}.csv", f"{name}.tex", "runs.csv", "answer.md", "provenance.json"):
         assert (folder / file).stat().st_size > 50
     source = json.loads((folder / "provenance.json").read_text())
-    asked = {cell.config.model_dump_json() for cell in plan(name, "smoke").cells()}
-    assert source["profile"] == "smoke" and len(source["runs"]) == len(asked)
-    assert set(source["runs"]) <= {run.id for run in runs(EXECUTED / "runs")}
+    monkeypatch.chdir(EXECUTED)  # where its runs are, as its parameters say
+    asked = needed(notebook, {})
+    assert source["notebook"] == name and source["seeds"] == [0]
+    assert set(source["runs"]) == {need.run_id for need in asked}
+    assert all(need.stored for need in asked)
 
 
 def test_all_accuracy_matrices_are_lower_triangular_percentages():
-    for run in runs(EXECUTED / "runs"):
+    for run in load_runs(EXECUTED / "runs"):
         for t, row in enumerate(run.accuracy_matrix):
             if run.config["method"]["name"] != "joint" or t == len(row) - 1:
                 assert all(0 <= a <= 100 for a in row[: t + 1])
@@ -69,10 +75,9 @@ def test_nearest_class_mean_does_not_depend_on_how_classes_are_cut():
 
 def test_every_method_has_an_accuracy_on_every_stream():
     by_stream = results("other_benchmarks")["acc"]
-    asked = plan("other_benchmarks", "smoke")
-    assert set(by_stream) == set(asked.streams) and "Glyphs, six styles" in by_stream
+    assert len(by_stream) > 1 and "Glyphs, six styles" in by_stream
     for by_method in by_stream.values():
-        assert set(by_method) == set(asked.chosen)
+        assert set(by_method) == FEW
         assert all(0 <= acc <= 100 for acc in by_method.values())
 
 
@@ -82,7 +87,7 @@ def test_ranks_are_among_the_candidates():
     assert all(-1 <= rho <= 1 for rho in found["spearman_with_H"].values())
 
 
-def test_the_prompt_study_compares_none_with_some():
+def test_no_prompt_is_compared_with_some():
     found = results("meta_prompt")
     assert {"0", "8"} == set(found["acc"]["2"]) == set(found["acc"]["5"])
     assert -1 <= found["spearman_drift_forgetting"] <= 1
@@ -99,7 +104,7 @@ def test_the_parts_are_those_of_both_streams_and_every_method_has_three_heads():
 
 def test_wider_bases_hold_more_of_a_free_update():
     spans = results("bases")["share_in_span"]
-    narrow, wide = (sum(spans[R][1:]) for R in ("4", "16"))
+    narrow, wide = (sum(spans[R][1:]) for R in ("4", "128"))
     assert 0 <= narrow < wide <= len(spans["4"])
 
 
@@ -121,7 +126,7 @@ def test_full_fine_tuning_trains_most_and_a_frozen_backbone_least():
 
 
 def test_all_methods_are_compared():
-    assert set(results("all_methods")["acc"]) == set(plan("all_methods", "smoke").chosen)
+    assert set(results("all_methods")["acc"]) == FEW
 
 
 @pytest.mark.parametrize("name", ["subspace_overlap", "rank_choice", "prompt_drift"])

@@ -10,41 +10,17 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from fmlora_lab import configure, restore, run, sweep
-from fmlora_lab import training as training_module
+from fmlora_lab import restore, run
 from fmlora_lab.config import BadInput
-from fmlora_lab.methods import METHODS
+from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs import run as run_module
-from fmlora_lab.runs.store import DamagedFile, FolderKeeper, Run, RunFolder
+from fmlora_lab.runs.archive import ship
+from fmlora_lab.runs.folder import DamagedFile, FolderKeeper, RunFolder
+from fmlora_lab.runs.stored import Run, load_runs
+from fmlora_lab.training import loop
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Four classes of coloured noise, in class folders."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 10), ("test", 3)):
-        for k in range(4):
-            folder = root / part / f"class{k}"
-            folder.mkdir(parents=True)
-            base = rng.integers(60, 200, 3)
-            for n in range(count):
-                pixels = np.clip(base + rng.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{n}.png")
-    return root
-
-
-@pytest.fixture
-def small(images):
-    """`small(method, **overrides)`: a configuration of two tasks that trains in a second."""
-
-    def make(method="fm-lora", **overrides):
-        fixed = {"benchmark.data": images, "benchmark.tasks": 2, "training.epochs": 3}
-        return configure(method, "folder", "smoke", {**fixed, **overrides})
-
-    return make
+pytestmark = pytest.mark.train
 
 
 def command(images, runs_dir, *more):
@@ -106,7 +82,7 @@ TRAINED = sorted(name for name, method in METHODS.items() if not method.predicts
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_stopped_at_any_epoch_and_resumed_is_the_same(small, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(training_module, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
     more = {"joint": {"method.epochs": 3}, "hide-prompt": {"method.inference_epochs": 2}}
     more = more.get(method, {"training.epochs": 2})
     whole = run(small(method, **more), tmp_path / "whole")
@@ -137,6 +113,7 @@ def test_stopped_at_any_epoch_and_resumed_is_the_same(small, tmp_path, monkeypat
     same_state(whole, stopped)
 
 
+@pytest.mark.process
 def test_killed_at_random_and_resumed_is_the_same(images, tmp_path):
     whole = start(command(images, tmp_path / "whole"))
     out, err = whole.communicate()
@@ -156,6 +133,7 @@ def test_killed_at_random_and_resumed_is_the_same(images, tmp_path):
     same_state(expected, Run(RunFolder(tmp_path / "killed", json.loads(out)["run_id"])))
 
 
+@pytest.mark.process
 def test_interrupt_stops_cleanly_and_resumes(images, small, tmp_path):
     long = ("--set", "training.epochs=20")  # so that it cannot end before the signal comes
     process = start(command(images, tmp_path / "stopped", *long))
@@ -174,6 +152,7 @@ def test_interrupt_stops_cleanly_and_resumes(images, small, tmp_path):
     same_state(*map(Run, folders))
 
 
+@pytest.mark.process
 def test_four_processes_train_a_run_once(images, tmp_path):
     processes = [start(command(images, tmp_path / "shared")) for _ in range(4)]
     answers = [process.communicate() for process in processes]
@@ -202,6 +181,25 @@ def test_a_damaged_checkpoint_of_a_half_done_run_is_named(small, tmp_path):
         run(small(), tmp_path)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_ends_a_training_gives_the_run_back_to_this_process(
+    small, tmp_path, monkeypatch, error
+):
+    whole = run(small("lora"), tmp_path / "whole")
+
+    class Failing(FolderKeeper):
+        def log(self, line):
+            super().log(line)
+            raise error("at the end of an epoch")
+
+    with monkeypatch.context() as patch, pytest.raises(error) as kept:  # its frames stay alive
+        patch.setattr(run_module, "FolderKeeper", Failing)
+        run(small("lora"), tmp_path / "failed")
+    with RunFolder(tmp_path / "failed", whole.id).lock().acquire(timeout=0):
+        assert kept.tb is not None
+    same_state(whole, run(small("lora"), tmp_path / "failed"))
+
+
 def test_result_and_environment_say_what_was_done(small, tmp_path):
     stored = run(small(), tmp_path)
     result, environment = stored.result, stored.environment
@@ -218,6 +216,13 @@ def test_result_and_environment_say_what_was_done(small, tmp_path):
     assert stored.task(1)["M"].shape[1] == 16
 
 
+def test_inference_cost_counts_the_query(small, tmp_path):
+    """A prompt method runs the frozen backbone first: over twice the operations of a probe."""
+    configs = small("l2p", **{"method.length": 1}), small("linear-probe")
+    prompted, plain = (run(config, tmp_path).result["inference_flops"] for config in configs)
+    assert 2 * plain < prompted < 3 * plain
+
+
 def test_restored_model_answers_as_the_run_did(small, tmp_path):
     config = small("lora")
     stored = run(config, tmp_path)
@@ -227,6 +232,13 @@ def test_restored_model_answers_as_the_run_did(small, tmp_path):
         right = learner.correct(task.test)["head"]
         expected = pytest.approx(stored.accuracy_matrix[-1, i], abs=1e-3)
         assert 100 * right / len(task.test) == expected
+
+
+def test_a_shipped_run_cannot_be_restored(small, tmp_path):
+    stored = run(small("linear-probe"), tmp_path)
+    path = ship([stored], tmp_path / "few.zip", {})
+    with pytest.raises(BadInput, match="without its trained factors, which 'restore' needs"):
+        restore(load_runs(path)[0])
 
 
 def test_a_cosine_head_is_not_merged_into_a_linear_one(small, tmp_path):
@@ -240,18 +252,3 @@ def test_validation_never_reads_the_test_images(small, tmp_path):
     stored = run(small("linear-probe", evaluate_on="validation"), tmp_path)
     # a quarter of 10 images a class, two classes a task
     assert stored.result["test_images"] == [4, 4]
-
-
-def test_sweep_keeps_the_order_and_what_is_done(small, tmp_path, monkeypatch):
-    configs = [small(name) for name in ("prototypes", "linear-probe")]
-    first = sweep(configs, tmp_path)
-    assert [r.config["method"]["name"] for r in first] == ["prototypes", "linear-probe"]
-    monkeypatch.setattr(run_module, "Trainer", None)
-    assert [r.id for r in sweep(configs[::-1], tmp_path)] == [r.id for r in first[::-1]]
-
-
-def test_sweep_in_worker_processes_gives_the_same(small, tmp_path):
-    configs = [small(name) for name in ("prototypes", "linear-probe")]
-    here, there = sweep(configs, tmp_path / "here"), sweep(configs, tmp_path / "there", workers=2)
-    for a, b in zip(here, there, strict=True):
-        assert a.id == b.id and a.result["heads"] == b.result["heads"]

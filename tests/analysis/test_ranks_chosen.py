@@ -1,0 +1,43 @@
+"""What a run says of the rank of each of its tasks."""
+
+import numpy as np
+import pytest
+
+from fmlora_lab.analysis.rank_choice import ESTIMATES, tasks_of
+from fmlora_lab.runs.archive import RESULTS
+from fmlora_lab.runs.stored import load_runs
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Runs that came with the lab, by whether their selector was on and estimates were measured."""
+    by = {}
+    for run in load_runs(RESULTS / "demo.zip"):
+        drs = run.config["method"].get("drs")
+        if drs and run.result["task_files"] == 10:
+            by.setdefault((drs["enabled"], drs.get("estimates", False)), run)
+    return by
+
+
+def test_a_row_a_task_says_what_was_chosen_and_what_was_measured(found):
+    run = found[True, True]
+    tasks = tasks_of(run)
+    assert list(tasks.columns) == ["rank", "H", *ESTIMATES]
+    assert list(tasks.index) == list(range(1, 11)) and not tasks.isna().any(axis=None)
+    candidates = run.task(0)["candidates"]
+    assert set(tasks["rank"]) <= set(candidates) and tasks["rank"].nunique() > 1
+    assert tasks["H"][4] == pytest.approx(run.task(3)["H"].item())
+    assert tasks["means_error"].between(0, 1).all()
+
+
+def test_what_was_not_measured_is_left_out(found):
+    assert list(tasks_of(found[True, False]).columns) == ["rank", "H"]
+
+
+def test_without_a_selector_every_later_task_has_the_fixed_rank(found):
+    run = found[False, False]
+    tasks = tasks_of(run)
+    assert set(tasks["rank"].loc[2:]) == {run.config["method"]["rank"]}
+    assert np.isnan(tasks["H"]).all()

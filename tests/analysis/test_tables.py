@@ -1,0 +1,283 @@
+"""Tables: the numbers are those of the runs, seeds are averaged, nothing unlike is mixed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmlora_lab.analysis.tables import (
+    beside,
+    best_trials,
+    compared,
+    curves,
+    formatted,
+    matrices,
+    numbers,
+    pivot,
+    read_table,
+    readable,
+    summarize,
+    to_markdown,
+    to_text,
+)
+from fmlora_lab.config import BadInput
+from fmlora_lab.metrics import bootstrap_interval
+from fmlora_lab.profiles import trials
+from fmlora_lab.runs.frame import METRICS, frame
+from fmlora_lab.runs.sweep import load_frame
+
+pytestmark = pytest.mark.unit
+
+COMPARED = (
+    "acc", "learning_accuracy", "forgetting", "head", "other_acc", "trainable_parameters",
+    "kept_parameters", "seconds_a_task", "inference_mflops", "seeds",
+)  # fmt: skip
+"""The columns of the comparison of all methods."""
+
+
+@pytest.fixture
+def stored(stored_run):
+    """`stored(method, first, then, new)`: a frame of one run, labelled method and seed."""
+
+    def make(method, first, then, new, seed=0, **more) -> pd.DataFrame:
+        run = stored_run(method, first, then, new, seed, **more)
+        return frame([({"method": method, "seed": seed}, run)])
+
+    return make
+
+
+@pytest.fixture
+def two_seeds(stored):
+    return pd.concat([stored("fm-lora", 90, 60, 80), stored("fm-lora", 90, 70, 90, seed=1)])
+
+
+@pytest.fixture
+def cells(stored_run):
+    """`cells((method, tasks, acc), ...)`: a frame with a row each, labelled method and tasks."""
+
+    def make(*rows) -> pd.DataFrame:
+        runs = [stored_run(method, acc, acc, acc, i) for i, (method, _, acc) in enumerate(rows)]
+        labels = [{"method": method, "tasks": tasks} for method, tasks, _ in rows]
+        return frame(list(zip(labels, runs, strict=True)))
+
+    return make
+
+
+def test_a_row_holds_the_numbers_of_its_run(stored):
+    table = compared(stored("lora", 90, 60, 80))
+    row = table.loc["lora"]
+    assert (row.acc, row.aaa, row.learning_accuracy, row.forgetting) == (70, 80, 85, 30)
+    assert (row["head"], row.other_acc) == ("linear", 55.5)
+    assert (row.trainable_parameters, row.kept_parameters, row.seconds) == (1234, 56, 12)
+    assert (row.seconds_a_task, row.inference_mflops, row.tasks, row.test_images) == (
+        6,
+        2.5,
+        2,
+        800,
+    )
+    assert "acc_std" not in table
+
+
+def test_seeds_are_averaged_with_their_spread(two_seeds):
+    table = compared(two_seeds)
+    row = table.loc["fm-lora"]
+    assert row.acc == 75 and row.acc_std == pytest.approx(np.sqrt(50))
+    assert row.acc_low == 70 and row.acc_high == 80
+    assert (row.seeds, row.varied) == (2, "seed")
+    assert "75.0 ± 7.1 [70.0, 80.0]" in to_text(readable(table))
+
+
+def test_a_run_asked_for_twice_counts_once(two_seeds):
+    assert compared(pd.concat([two_seeds, two_seeds])).loc["fm-lora"].seeds == 2
+
+
+def test_a_row_refuses_runs_that_differ_in_more_than_seeds(stored):
+    found = pd.concat([stored("lora", 90, 60, 80, epochs=4), stored("lora", 90, 60, 80, epochs=9)])
+    with pytest.raises(BadInput, match=r"'lora' differ in training\.epochs, not only in seeds"):
+        compared(found)
+    assert list(compared(found.assign(epochs=["some", "9"]), by="epochs").index) == ["some", "9"]
+
+
+def test_an_option_that_is_younger_than_a_run_is_no_difference(stored):
+    older = stored("lora", 90, 60, 80)
+    younger = stored("lora", 90, 60, 80, seed=1, loss_over="task")
+    assert compared(pd.concat([older, younger])).loc["lora"].seeds == 2
+
+
+def test_a_row_refuses_runs_of_one_seed_on_different_images(stored):
+    with pytest.raises(BadInput, match="share seeds"):
+        compared(pd.concat([stored("lora", 90, 60, 80), stored("lora", 90, 60, 70)]))
+
+
+def test_what_is_undefined_is_a_dash_to_read(stored):
+    table = compared(stored("joint", 0, 90, 80, joint=True))
+    assert table.loc["joint"].acc == 85 and np.isnan(table.loc["joint"].forgetting)
+    assert to_text(readable(table, ["forgetting"])).split()[-1] == "–"
+
+
+def test_markdown_has_a_line_a_method(two_seeds):
+    lines = to_markdown(readable(compared(two_seeds), ("acc", "kept_parameters"))).splitlines()
+    assert lines[0] == "|  | Acc (%) | kept |" and lines[1] == "| --- | --- | --- |"
+    assert lines[2].startswith("| FM-LoRA | 75.0 ± 7.1 [70.0, 80.0] | 56 |") and len(lines) == 3
+
+
+def test_without_a_spread_the_number_of_seeds_is_left_out(stored, two_seeds):
+    assert "seeds" not in readable(compared(stored("lora", 90, 60, 80)), COMPARED)
+    assert readable(compared(two_seeds), COMPARED)["seeds"].tolist() == ["2"]
+
+
+def test_a_table_comes_back_from_its_folder_as_it_was_read(tmp_path, stored, two_seeds):
+    shown = readable(compared(pd.concat([two_seeds, stored("joint", 0, 90, 80, joint=True)])))
+    folder = tmp_path / "name"
+    assert read_table(folder) is None
+    folder.mkdir()
+    shown.to_csv(folder / "name.csv")
+    assert to_text(read_table(folder)) == to_text(shown)
+
+
+def test_curves_and_matrices_keep_seeds_apart_and_together(two_seeds):
+    assert curves(two_seeds)["fm-lora"].tolist() == [[90, 70], [90, 80]]
+    np.testing.assert_equal(matrices(two_seeds)["fm-lora"], [[90, np.nan], [65, 85]])
+
+
+@pytest.mark.parametrize(
+    ("collection", "first", "last"),
+    [
+        (
+            "glyphs-10",
+            "| FM-LoRA | 54.0 ± 2.2 [51.6, 55.9] | 72.8 ± 1.0 [72.2, 73.9] | "
+            "21.0 ± 2.6 [18.1, 23.1] | linear | 66.0 | 24,893 | 203,776 | 7.6 | 61.7 | 3 |",
+            "| joint training | 86.4 ± 0.3 [86.1, 86.8] | – | – | linear | 85.6 | 1,229,796 | "
+            "1,216,896 | 10.0 | 41.8 | 3 |",
+        ),
+        (
+            "cifar100-tiny",
+            "| FM-LoRA | 49.0 ± 3.5 [44.9, 51.1] | 59.7 ± 1.8 [57.6, 60.7] | "
+            "12.2 ± 1.7 [11.0, 14.1] | linear | 61.8 | 75,044 | 603,648 | 26.4 | 843.1 | 3 |",
+            "| joint training | 66.3 ± 1.3 [65.2, 67.7] | – | – | linear | 71.4 | 5,518,372 | "
+            "5,499,072 | 31.9 | 747.9 | 3 |",
+        ),
+    ],
+)
+def test_the_published_comparisons_are_those_of_the_runs_that_came_with_the_lab(
+    collection, first, last
+):
+    lines = to_markdown(readable(compared(load_frame(collection)), COMPARED)).splitlines()
+    assert len(lines) == 2 + 12 and (lines[2], lines[-1]) == (first, last)
+
+
+def test_a_summary_and_the_comparison_agree():
+    found = load_frame("glyphs-10")
+    table, own = compared(found), summarize(found, ["method"], METRICS).set_index("method")
+    columns = [f"{m}{end}" for m in METRICS for end in ("", "_std", "_low", "_high")]
+    pd.testing.assert_frame_equal(own[columns], table[columns])
+    assert own.seeds.equals(table.seeds) and list(own.columns) == [*columns, "seeds"]
+    by_method = found.groupby("method", sort=False)
+    means = by_method.acc_prototype.mean().where(table["head"] != "prototype")
+    pd.testing.assert_series_equal(means, table.other_acc, check_names=False)
+    for cost in ("seconds", "seconds_a_task", "inference_mflops"):
+        pd.testing.assert_series_equal(by_method[cost].mean(), table[cost])
+
+
+def test_groups_stand_in_order_of_first_appearance(cells):
+    own = cells(("lora", 10, 1), ("fm-lora", 5, 2), ("lora", 5, 3), ("lora", 10, 5))
+    found = summarize(own, ["method", "tasks"], ["acc"])
+    assert list(zip(found.method, found.tasks, found.acc, found.seeds, strict=True)) == [
+        ("lora", 10, 3, 2),
+        ("fm-lora", 5, 2, 1),
+        ("lora", 5, 3, 1),
+    ]
+
+
+def test_spread_is_of_the_sample_and_only_where_there_are_several(cells):
+    own = cells(("lora", 5, 40.0), ("lora", 5, 44.0), ("lora", 5, 48.0), ("full", 5, 10.0))
+    lora, full = summarize(own, ["method"], ["acc"]).to_dict("records")
+    assert (lora["acc"], lora["acc_std"], lora["seeds"]) == (44, 4, 3)
+    assert (lora["acc_low"], lora["acc_high"]) == bootstrap_interval([40, 44, 48])
+    assert full["acc"] == 10 and np.isnan([full[f"acc_{x}"] for x in ("std", "low", "high")]).all()
+    alone = summarize(own.iloc[2:], ["method"], ["acc"])
+    assert list(alone.columns) == ["method", "acc", "seeds"]
+
+
+def test_a_mean_over_fewer_seeds_than_it_says_is_no_mean(cells):
+    own = cells(("lora", 5, 1.0), ("lora", 5, 3.0)).assign(forgetting=[np.nan, 5.0])
+    row = summarize(own, ["method"], ["acc", "forgetting"]).iloc[0]
+    assert row.acc == 2 and row.acc_std == pytest.approx(np.sqrt(2))
+    assert np.isnan([row.forgetting, row.forgetting_std, row.forgetting_low]).all()
+
+
+def test_a_run_that_two_cells_share_counts_once(stored_run):
+    runs = [stored_run("lora", 40, 40, 40), stored_run("lora", 50, 50, 50, 1)]
+    own = frame([({"method": "lora", "of": of}, run) for of in "xy" for run in runs])
+    assert summarize(own, ["method"], ["acc"]).seeds.tolist() == [2]
+    assert summarize(own, ["of"], ["acc"]).seeds.tolist() == [2, 2]
+
+
+def test_rows_of_one_run_are_not_taken_for_seeds(cells):
+    own = cells(("lora", 5, 1.0), ("lora", 5, 2.0)).assign(run="one")
+    with pytest.raises(BadInput, match="group by more"):
+        summarize(own, ["method"], ["acc"])
+
+
+def test_a_group_without_a_label_is_kept(cells):
+    own = cells(("lora", None, 1), ("fm-lora", 8, 8), ("fm-lora", 4, 4))
+    own = own.rename(columns={"tasks": "rank"})
+    found = summarize(own, ["method", "rank"], ["acc"])
+    assert found.method.tolist() == ["lora", "fm-lora", "fm-lora"]
+    table = pivot(found, "rank", "method", "acc")
+    assert table.index.tolist() == ["–", "8", "4"]
+    assert table["sequential LoRA"].tolist() == ["1.0", "–", "–"]
+    assert table["FM-LoRA"].tolist() == ["–", "8.0", "4.0"]
+
+
+def test_a_pivot_reads_as_a_table_in_order_of_appearance(cells):
+    own = cells(("lora", 20, 40.0), ("lora", 20, 44.0), ("lora", 5, 61.25), ("joint", 5, 0.0))
+    own.loc[3, "acc"] = np.nan
+    table = pivot(summarize(own, ["method", "tasks"], ["acc"]), "method", "tasks", "acc")
+    assert table.to_dict("split") == {
+        "index": ["sequential LoRA", "joint training"],
+        "columns": [20, 5],
+        "data": [["42.0 ± 2.8", "61.2"], ["–", "–"]],
+    }
+    assert (table.index.name, table.columns.name) == ("method", "tasks")
+
+
+def test_only_methods_get_a_methods_title(cells):
+    own = cells(("lora", "full", 50.0)).rename(columns={"tasks": "trained"})
+    table = pivot(summarize(own, ["method", "trained"], ["acc"]), "trained", "method", "acc")
+    assert (table.index[0], table.columns[0]) == ("full", "sequential LoRA")
+
+
+def test_numbers_over_two_labels_refuse_two_for_a_cell(cells):
+    own = cells(("lora", 5, 40.0), ("full", 5, 50.0), ("full", 10, 60.0))
+    found = summarize(own, ["method", "tasks"], ["acc"])
+    table = numbers(found, "method", "tasks", "acc")
+    np.testing.assert_array_equal(table, [[40, np.nan], [50, 60]])
+    assert list(table.index) == ["lora", "full"] and list(table.columns) == [5, 10]
+    with pytest.raises(BadInput, match="do not tell the rows apart"):
+        numbers(found.assign(form="x"), "method", "form", "acc")
+
+
+def test_several_values_stand_beside_each_other_under_their_headings(two_seeds):
+    table = beside(two_seeds, "method", {"acc": "Acc (%)", "forgetting": "lost"})
+    assert table.to_dict("index") == {"FM-LoRA": {"Acc (%)": "75.0 ± 7.1", "lost": "25.0 ± 7.1"}}
+
+
+def test_numbers_are_shown_as_asked():
+    table = pd.DataFrame({"rho": [0.5, np.nan], "n": [1, 2]}, index=["lora", "a row"])
+    shown = formatted(table, {"rho": ("Spearman", "{:+.2f}")})
+    assert shown.to_dict("index") == {
+        "sequential LoRA": {"Spearman": "+0.50"},
+        "a row": {"Spearman": "–"},
+    }
+
+
+def test_the_best_trials_are_shown_with_their_number():
+    log = trials("demo")
+    shown = best_trials("demo", ["lora", "joint", "fm-lora"])
+    assert list(shown.index.unique()) == ["sequential LoRA", "FM-LoRA"]  # joint is not tuned
+    for method, title in (("lora", "sequential LoRA"), ("fm-lora", "FM-LoRA")):
+        own, tried = shown.loc[title], log[method]["trials"]
+        accs = sorted((trial["acc"] for trial in tried), reverse=True)
+        assert list(own["validation Acc (%)"]) == [f"{acc:.1f}" for acc in accs[:3]]
+        assert list(own.place) == [1, 2, 3] and set(own.of) == {len(tried)}
+    assert len(best_trials("smoke", list(log))) == 0

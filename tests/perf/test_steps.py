@@ -1,0 +1,73 @@
+"""`bench` times what it says it times."""
+
+import json
+
+import pytest
+import torch
+
+from fmlora_lab.backbone.device import pick_device
+from fmlora_lab.config import Backbone
+from fmlora_lab.perf import steps
+from fmlora_lab.perf.steps import CLASSES, ROWS, Row, bench, to_text
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {name: Row(name, Backbone(), 4) for name in ROWS}
+
+
+def test_json_has_every_row_and_figure(monkeypatch):
+    monkeypatch.setattr(steps, "_peak_memory", lambda *_: 1.0)
+    found = json.loads(json.dumps(bench(Backbone(), 2, 1)))
+    assert {"backbone", "device", "rows"} <= found.keys()
+    assert [row["name"] for row in found["rows"]] == list(ROWS)
+    keys = {
+        "train_ratio",
+        "train_images_per_second",
+        "inference_images_per_second",
+        "peak_memory_mb",
+    }
+    assert all(keys <= row.keys() for row in found["rows"])
+    assert found["rows"][0]["train_ratio"] == 1.0
+    assert all(name in to_text(found) for name in ROWS)
+
+
+def test_every_row_trains_the_same_prompts_and_its_own_adapter(rows):
+    trained = {
+        name: sum(p.numel() for group in row.optimizer.param_groups for p in group["params"])
+        for name, row in rows.items()
+    }
+    model = rows["floor"].learner.model
+    shared = 8 * model.width + CLASSES * (model.width + 1)
+    sites = rows["lora"].learner.model.sites
+    lora = sum(8 * (site.d_in + site.d_out) for site in sites)
+    assert trained["floor"] == shared
+    assert trained["lora"] == trained["peft-lora"] == shared + lora
+    assert trained["fm-lora-2"] == trained["fm-lora-20"] == shared + len(sites) * 2 * 16 * 8
+    assert trained["full"] == shared + sum(p.numel() for p in model.network.parameters())
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_a_step_moves_what_it_trains_and_nothing_frozen(rows, name):
+    row = rows[name]
+    learned = {id(p) for group in row.optimizer.param_groups for p in group["params"]}
+    frozen = {
+        key: p.detach().clone()
+        for key, p in row.learner.model.network.named_parameters()
+        if id(p) not in learned
+    }
+    before = [p.detach().clone() for g in row.optimizer.param_groups for p in g["params"]]
+    row.step()
+    row.step()
+    after = [p.detach() for g in row.optimizer.param_groups for p in g["params"]]
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    now = dict(row.learner.model.network.named_parameters())
+    assert all(torch.equal(now[key], value) for key, value in frozen.items())
+
+
+def test_no_row_has_another_attention(rows):
+    fused = pick_device().type == "cuda"
+    for row in rows.values():
+        assert {block.attn.fused_attn for block in row.learner.model.network.blocks} == {fused}

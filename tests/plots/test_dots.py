@@ -1,0 +1,48 @@
+"""Dots stand in their rows, with their ranges."""
+
+import numpy as np
+import pytest
+from reading import legend, marks, surrounds
+
+from fmlora_lab import plots
+from fmlora_lab.plots.style import styles
+
+pytestmark = pytest.mark.unit
+
+
+def test_dots_draw_a_row_a_group_from_top_to_bottom():
+    groups = {
+        "fm-lora": {"linear": [50.0, 54.0, np.nan], "class means": 60.0},
+        "variant": {"class means": [70.0, 74.0, 75.0], "linear": np.nan},
+        "joint": {"linear": [80.0]},
+    }
+    figure = plots.dots(groups, "Acc (%)", "Heads")
+    (axis,) = figure.axes
+    linear, means = ([p for p in row if not np.isnan(p).any()] for row in marks(axis))
+    assert [x for x, _ in linear] == [52, 80] and [x for x, _ in means] == [60, 73]
+    assert [round(y) for _, y in linear] == [0, 2] and [round(y) for _, y in means] == [0, 1]
+    assert linear[0][1] < means[0][1]  # the first series stands above the second
+    bars = [line.get_xydata().tolist() for line in axis.get_lines() if line.get_marker() == "None"]
+    first, second = (bar for bar in bars if not np.isnan(bar).any())  # of several seeds
+    assert first == [[50, linear[0][1]], [54, linear[0][1]]]
+    assert second == [[70, means[1][1]], [75, means[1][1]]]
+    assert axis.yaxis_inverted()
+    names = dict(
+        zip(axis.get_yticks(), (t.get_text() for t in axis.get_yticklabels()), strict=True)
+    )
+    assert names == {0: "FM-LoRA", 1: "variant", 2: "joint training"}
+    assert surrounds(axis, [[50, 0], [80, 2]])
+    assert axis.get_xlabel() == "Acc (%)"
+    assert list(legend(figure)) == ["linear", "class means"]
+
+
+def test_a_single_series_of_methods_looks_as_they_do():
+    methods = ["fm-lora", "lora", "l2p"]
+    figure = plots.dots({name: {"Acc": [50.0, 52]} for name in methods}, "", "")
+    (axis,) = figure.axes
+    drawn = {(line.get_color(), line.get_marker()) for line in axis.get_lines()}
+    assert drawn >= {(look["color"], look["marker"]) for look in styles(methods).values()}
+    assert not figure.legends  # each is named by its row
+
+    alike = plots.dots({name: {"Acc": 50.0} for name in "abc"}, "", "").axes[0].get_lines()
+    assert len({line.get_color() for line in alike}) == 1

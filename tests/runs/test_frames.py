@@ -1,0 +1,136 @@
+"""Frames: a run's own numbers under its labels, what is stored as well as what was swept."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fmlora_lab.config import BadInput, MethodLabel
+from fmlora_lab.methods.registry import in_order
+from fmlora_lab.runs.archive import RESULTS
+from fmlora_lab.runs.frame import acc_and_cost, along, frame, one_task_at_a_time, pick
+from fmlora_lab.runs.sweep import grid, load_frame, scaled, sweep, tuned
+
+pytestmark = pytest.mark.unit
+
+
+def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False):
+    """Stands for a stored run of two tasks."""
+    head = {"acc": acc, "learning_accuracy": 80.0, "forgetting": forgetting}
+    result = {
+        **head,
+        "aaa": 60.0,
+        "heads": {"head": head, "prototype": head | {"acc": 55.5}} if heads is None else heads,
+        "trainable_parameters": 1234,
+        "kept_parameters": 56,
+        "seconds": 12.0,
+        "test_images": [400, 400],
+        "inference_flops": 2_500_000,
+    }
+    return SimpleNamespace(result=result, label=MethodLabel("a", "b", one_task=one_task))
+
+
+def test_a_row_is_its_labels_then_its_runs_own_numbers():
+    run = a_run(70.0)
+    row = frame([({"method": "lora", "tasks": 2, "seed": 3}, run)]).iloc[0]
+    assert row.to_dict() == {
+        "method": "lora",
+        "tasks": 2,
+        "seed": 3,
+        "acc": 70,
+        "aaa": 60,
+        "learning_accuracy": 80,
+        "forgetting": 5,
+        "acc_prototype": 55.5,
+        "learning_accuracy_prototype": 80,
+        "forgetting_prototype": 5,
+        "acc_head": 70,
+        "trainable_parameters": 1234,
+        "kept_parameters": 56,
+        "seconds": 12,
+        "seconds_a_task": 6,
+        "inference_mflops": 2.5,
+        "run": run,
+    }
+
+
+def test_labels_come_first_also_those_that_only_later_runs_have():
+    found = [({"method": "lora"}, a_run()), ({"method": "fm-lora", "rank": 4}, a_run())]
+    assert list(frame(found).columns[:3]) == ["method", "rank", "acc"]
+
+
+def test_what_is_undefined_is_a_number_that_is_not_there():
+    found = frame([({}, a_run(forgetting=None, heads={"prototype": {"acc": 50.0}}))])
+    missing = ["forgetting", "learning_accuracy_prototype", "forgetting_prototype", "acc_head"]
+    assert found.columns[found.isna().all()].tolist() == missing
+    assert set(found[missing].dtypes) == {np.dtype(float)} and found.acc_prototype[0] == 50
+
+
+def test_a_label_may_not_hide_a_number():
+    with pytest.raises(ValueError, match="acc"):
+        frame([({"acc": 1}, a_run())])
+
+
+def test_values_along_a_label_are_a_row_a_seed():
+    rows = [("lora", 0, 5, 40), ("lora", 1, 5, 44), ("lora", 1, 10, 30), ("full", 0, 5, 9)]
+    found = frame([({"method": m, "tasks": n, "seed": s}, a_run(a)) for m, s, n, a in rows])
+    values = along(found, "acc", "tasks", (10, 5), method="lora")
+    np.testing.assert_array_equal(values, [[np.nan, 40], [30, 44]])
+    assert pick(found, method="lora", seed=1).acc.tolist() == [44, 30]
+
+
+def test_a_method_that_sees_all_tasks_at_once_is_no_rival():
+    runs = [("lora", a_run(40)), ("joint", a_run(90, one_task=True)), ("lora", a_run(44))]
+    found = one_task_at_a_time(frame([({"method": name}, run) for name, run in runs]))
+    (name, (accs, cost)), *others = acc_and_cost(found, "kept_parameters").items()
+    assert (name, accs.tolist(), cost, others) == ("lora", [40, 44], 56, [])
+
+
+@pytest.mark.parametrize("where", ["glyphs-10", RESULTS / "glyphs-10.zip"], ids=["name", "file"])
+def test_a_collection_is_a_frame_in_the_order_of_tables(where):
+    found = load_frame(where)
+    assert list(found.columns[:3]) == ["method", "seed", "acc"] and len(found) == 36
+    assert list(found.method.unique()) == in_order()
+    assert found.seed.tolist() == [0, 1, 2] * 12
+    assert [run.result["acc"] for run in found.run] == found.acc.tolist()
+
+
+def test_some_methods_of_a_collection():
+    found = load_frame("glyphs-10", ["lora", "fm-lora"])
+    assert list(found.method.unique()) == ["fm-lora", "lora"]
+
+
+def test_what_was_swept_is_there_to_be_loaded(tmp_path):
+    runs = grid("smoke", method="prototypes", overrides={"benchmark.train_images": 2})
+    swept = sweep(runs, tmp_path)
+    assert load_frame(tmp_path).drop(columns="run").equals(swept.drop(columns="run"))
+
+
+def test_where_no_run_is_complete_there_is_no_frame(tmp_path):
+    with pytest.raises(BadInput, match="no complete runs there"):
+        load_frame(tmp_path)
+    with pytest.raises(BadInput, match="glyphs-10: no complete runs there"):
+        load_frame("glyphs-10", ["my-own"])
+    with pytest.raises(BadInput, match="there is no archive"):
+        load_frame(tmp_path / "nowhere.zip")
+
+
+def test_a_benchmark_takes_the_place_of_the_profiles_stream(monkeypatch):
+    monkeypatch.delenv("FMLORA_DATA", raising=False)
+    (asked,) = grid("cifar100-tiny", benchmark="glyphs", tasks=20)  # no images are looked for
+    assert (asked.config.benchmark.name, asked.config.benchmark.tasks) == ("glyphs", 20)
+    (domains,) = grid("smoke", benchmark="glyph-domains", method="lora")
+    assert domains.config.benchmark.train_images == 2  # as the profile says
+    assert domains.labels == {"method": "lora", "seed": 0}
+
+
+def test_rates_are_multiples_of_the_tuned_ones():
+    settings = ["method.lr", "method.bases.lr"]
+    assert scaled("demo", "fm-lora", settings, 0.5) == {
+        "method.lr": 2e-3,
+        "method.bases.lr": 1.5e-4,
+    }
+    with pytest.raises(BadInput, match=r"^prototypes has no setting method\.lr$"):
+        tuned("demo", "prototypes", "method.lr")
+    with pytest.raises(BadInput, match=r"lora has no setting method\.lr\.more"):
+        tuned("demo", "lora", "method.lr.more")
