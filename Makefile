@@ -1,24 +1,28 @@
 # make demo     the quickstart: an executed notebook, figures and a table in figures/quickstart/
 # make test     all tests, and every notebook in its smoke profile
+# make test-fast  what needs no training, no process of its own and no browser
 # make lab      JupyterLab on the notebooks, beginning with one that says where to go
 # make explore  the explorers without code cells, in the browser, for a class-room's screen
 # make figures  every notebook, from the runs that came with the lab and those you have
 # make report   the same, and all of it on one page: figures/report.html
-# make screenshots  the README's pictures of the explorers; needs Chromium
-# make lint     ruff, notebooks included, and the direction of imports
+# make screenshots  the documentation's pictures of the explorers; needs Chromium
+# make docs     the documentation as a site, in build/site; notebooks are shown, not executed
+# make lint     ruff, notebooks included; the direction of imports; what is declared; types
+# make losses   whether golden losses moved since BASE, a git revision (HEAD~1), to the last bit
 #
 # Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
 # ARGS are options for JupyterLab or Voilà: make lab ARGS=--no-browser
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 BIN := .venv/bin
+SITE := .venv-docs/bin
 READY := $(ROOT)/.venv/.installed
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 WITH_RUNS := FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}"
 
-.PHONY: demo test lab explore figures report screenshots lint env
+.PHONY: demo test test-fast lab explore figures report screenshots docs losses lint env
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
@@ -30,6 +34,13 @@ test: $(READY)
 	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	    --nbmake --nbmake-timeout=1800 tests build/notebooks
 	cd $(ROOT) && $(BIN)/python -m pytest tests/notebooks/published.py
+
+test-fast: $(READY)
+	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m unit tests
+
+# The working tree is compared, or the revision HEAD.
+losses: $(READY)
+	cd $(ROOT) && $(BIN)/python tests/losses.py --base $(or $(BASE),HEAD~1) $(if $(HEAD),--head $(HEAD))
 
 lab: $(READY)
 	cd $(ROOT) && $(WITH_RUNS) $(BIN)/jupyter lab --ServerApp.root_dir=. \
@@ -48,8 +59,18 @@ report: figures
 screenshots: $(READY)
 	cd $(ROOT) && $(BIN)/python tests/browser/screenshots.py figures/readme
 
+# An environment of its own: what shows notebooks there would get in the way of Voilà here.
+# Strict: a broken link, or a page that is in no menu, is an error.
+docs: $(READY)
+	cd $(ROOT) && { [ -x $(SITE)/mkdocs ] || { $(BIN)/python -m venv .venv-docs && \
+	    $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > .venv-docs/needed.txt && \
+	    $(SITE)/pip install --disable-pip-version-check -r .venv-docs/needed.txt; }; }
+	cd $(ROOT) && NO_MKDOCS_2_WARNING=1 $(SITE)/python -m mkdocs build --strict
+	@echo $(ROOT)/build/site/index.html
+
 lint: $(READY)
-	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && \
+	    $(BIN)/deptry . && $(BIN)/pyright
 
 env: $(READY)
 
