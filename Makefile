@@ -70,7 +70,7 @@ docs: $(READY)
 
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && \
-	    $(BIN)/deptry . && $(BIN)/pyright
+	    $(BIN)/deptry . && $(BIN)/pyright -p .
 
 env: $(READY)
 
