@@ -9,7 +9,8 @@ from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.heads import BANKS, Head, trained_head
-from fmlora_lab.methods.method import Batch, build
+from fmlora_lab.methods.method import Batch
+from fmlora_lab.methods.registry import build
 
 EVALUATION_BATCH = 128
 """Images a forward pass of evaluation: small enough to stay in cache."""

@@ -34,6 +34,11 @@ def test_json_has_every_row_and_figure(monkeypatch):
     assert all(name in to_text(found) for name in ROWS)
 
 
+def test_peak_memory_is_measured_in_a_process_of_its_own():
+    peak = steps._peak_memory("floor", Backbone(), 2)
+    assert peak is None or peak > 1
+
+
 def test_every_row_trains_the_same_prompts_and_its_own_adapter(rows):
     trained = {
         name: sum(p.numel() for group in row.optimizer.param_groups for p in group["params"])
