@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the meaning of a stored run changes, a changed default included, since a run's name
 leaves defaults out; part of every run's name."""
 
@@ -147,8 +147,8 @@ class Training(Settings):
     """Smallest share of the area that `crop-flip` keeps."""
     head: str = "linear"
     """The head that ranks this run: a trained one (`linear`, `cosine`) or one that keeps
-    statistics of the classes (`prototype`), beside which `linear` is trained. The matrices of
-    all heads are stored whichever it is."""
+    statistics of the classes (`means`, `lda`, `ridge`, and each `-carried`), beside which `linear`
+    is trained. The matrices of all heads are stored whichever it is."""
     loss_over: Literal["task", "seen"] = "task"
     """Classes among which the loss tells images apart: the task's own, or all seen so far (the
     rows of earlier ones stay as they are). With one class a task it is always `seen`."""
@@ -164,6 +164,21 @@ class Training(Settings):
         if value not in cls.known_heads:
             raise ValueError(f"allowed: {', '.join(sorted(cls.known_heads))}")
         return value
+
+
+class Heads(Settings):
+    """The heads that keep statistics of the classes instead of being trained; every run has all of
+    them. docs/method.md, section 10."""
+
+    random_features: int = Field(default=2000, ge=1)
+    """M of the ridge head; RanPAC has 10,000."""
+    shrinkage: float | None = Field(default=None, gt=0, le=1)
+    """s of the LDA head; by default the one with the least leave-one-out error on each task."""
+    ridge: float | None = Field(default=None, gt=0)
+    """λ of the ridge head in units of G's mean diagonal; by default chosen as s is."""
+    per_domain: bool = False
+    """Of a class that comes again in another domain: a mean (and Gaussian) a domain, not one over
+    all."""
 
 
 class MethodSettings(Settings):
@@ -187,6 +202,7 @@ class RunConfig(Settings):
     backbone: Backbone = Backbone()
     method: SerializeAsAny[MethodSettings]
     training: Training = Training()
+    heads: Heads = Heads()
     seed: int = Field(default=0, ge=0)
     """Training: initial values, order of the batches, augmentation."""
     order_seed: int = Field(default=0, ge=0)

@@ -44,6 +44,23 @@ def summary(a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
     return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
 
 
+def told_apart(within: Matrix, a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
+    """Final accuracy with the task given, its forgetting, and what confusion between tasks takes.
+
+    `within` (N, N) in percent has a_w[t, i], prediction among task i's classes alone. Confusion is
+    a_w − a after the last task; both are means over all test images, as Acc is.
+    """
+    n = len(within)
+    best = np.array([within[i : n - 1, i].max() for i in range(n - 1)])
+    final = np.average(within[-1], weights=np.asarray(counts, float))
+    values = {
+        "within_task": final,
+        "within_task_forgetting": (best - within[-1, :-1]).mean() if n > 1 else 0.0,
+        "confusion": final - acc_over_time(a, counts)[-1],
+    }
+    return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
+
+
 def transfer(a: Matrix) -> dict[str, float | None]:
     """Transfer, Average and Last of a matrix that is measured above its diagonal too, in percent.
 

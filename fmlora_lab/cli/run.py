@@ -26,6 +26,9 @@ def run_command(
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
     set_: options.Settings = None,
+    keep_features: Annotated[
+        bool, typer.Option(help="Keep test images' features after each task with the run.")
+    ] = False,
     runs_dir: options.RunsDir = None,
     as_json: options.AsJson = False,
     show_config: Annotated[
@@ -42,12 +45,15 @@ def run_command(
     if show_config:
         print(config.model_dump_json(indent=2))
         return
-    stored = run(config, runs_dir)
+    stored = run(config, runs_dir, keep_features=keep_features)
     if as_json:
         print(json.dumps(stored.result))
         return
     print(describe(stored.result, config.method.name))
     print(f"run {stored.id} in {stored.folder.path}")
+    if keep_features:
+        size = sum(file.stat().st_size for file in stored.folder.path.glob("features/*"))
+        print(f"features of all test images after each task: {size / 1e6:.1f} MB in features/")
 
 
 @app.command("methods")

@@ -47,7 +47,7 @@ def truncated(run: Run) -> dict[str, Any]:
     chosen = [int(record["rank"].max()) for record in records]
     ranks = sorted({0, 1, *chosen, *(int(r) for r in records[0]["candidates"])})
     ranks = [k for k in ranks if k <= max(chosen)]
-    measured = run.result["heads"]["head"]["accuracy_matrix"]
+    measured = run.result["heads"]["trained"]["accuracy_matrix"]
     table: list[list[float | None]] = []
     for t, (task, record) in enumerate(zip(stream.tasks, records, strict=True)):
         learner.head.known[:] = torch.arange(len(learner.head.known)) < task.classes.stop
@@ -58,7 +58,7 @@ def truncated(run: Run) -> dict[str, Any]:
             own = best_approximation(record["own_core"], k)
             method.latest = torch.from_numpy(own)
             method.factorized.core.copy_(torch.from_numpy(before + own))
-            row.append(100 * learner.correct(task.test)["head"] / images)
+            row.append(100 * learner.correct(task.test) / images)
         if abs(row[-1] - measured[t][t]) > 100 * FLIPPED / images + 1e-3:
             raise BadInput(
                 f"run {run.id} cannot be evaluated at smaller ranks: with all of task {t + 1}'s "

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fmlora_lab.config import Training
+from fmlora_lab.config import Heads, Training
+from fmlora_lab.heads.drift import Drift
 
 
 class Head(nn.Module):
@@ -99,18 +100,44 @@ class Bank(Head):
     """A head that is not trained: what it keeps of a class is taken once, when a task ended, from
     that task's own images. No image is kept.
 
-    `part` names it in checkpoints, its own name by default.
+    It sees features of length 1, and those of a task only when that has ended. One that has a
+    `carry` of its own is kept twice: as it stands, and with its statistics carried along the drift
+    of the features (`Banks`), as NAME-carried.
     """
 
-    part: str
+    needs_gaussians = False
+    """Whether it is carried by what the LDA keeps of the classes, beside what it keeps itself."""
 
-    def __init_subclass__(cls, name: str, part: str | None = None) -> None:
-        cls.name, cls.part, BANKS[name] = name, part or name, cls
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name, BANKS[name] = name, cls
         Training.known_heads.add(name)
+        if cls.carries():
+            Training.known_heads.add(f"{name}-carried")
 
-    def add(self, features: Float[Tensor, "B d"], labels: Int64[Tensor, "B"]) -> None:
+    def __init__(self, width: int, n_classes: int, settings: Heads):
+        super().__init__(width, n_classes)
+
+    def add(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
         """Take in features of the task that just ended, with their labels among all classes."""
         raise NotImplementedError
+
+    def settle(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
+        """Draw conclusions, when all of the task has been added; `features` are the task's, or a
+        part of them that is enough to choose by."""
+
+    def carry(self, drift: Drift, plain: "Bank", gaussians: "Bank") -> None:
+        """Move what is kept of earlier tasks as features have moved, before more is added.
+
+        `plain` is this head as it stands, the task in it already; `gaussians` is what the carried
+        LDA had before the move.
+        """
+
+    @classmethod
+    def carries(cls) -> bool:
+        return cls.carry is not Bank.carry
+
+    def finish(self) -> None:
+        """No more tasks will come: let go of what only they would need."""
 
 
 def trained_head(name: str, width: int, n_classes: int) -> TrainedHead:

@@ -159,8 +159,9 @@ class Method(nn.Module):
 
     record: ClassVar[Record]
     model: Tower
-    predicts_by_means = False
-    """True for a method that has no trained head and is ranked by class means."""
+    ranked_by = "trained"
+    """The head that ranks it. Where this is one that keeps statistics, a head that it may have
+    trained on the way is not in its results."""
     needs_query = False
     """True for a method that chooses by the frozen backbone's features of each image; they cost a
     second forward pass without gradients."""
@@ -173,6 +174,10 @@ class Method(nn.Module):
 
     def begin_task(self, task: TaskInfo) -> None:
         """Make this task's parameters."""
+
+    def adapts(self, task: int) -> bool:
+        """Whether task number `task` (from 0) may move the features of images."""
+        return True
 
     def stages(self, epochs: int) -> Iterator[Stage]:
         """How the task's epochs are spent; `epochs` is what the configuration grants."""

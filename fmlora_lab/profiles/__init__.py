@@ -61,6 +61,7 @@ def configure(
         "backbone": dict(chosen.get("backbone", {})),
         "method": {"name": method, **chosen.get("methods", {}).get(method, {})},
         "training": dict(chosen.get("training", {})),
+        "heads": dict(chosen.get("heads", {})),
     }
     best: Mapping[str, Any] = {}
     if preset == "fair":

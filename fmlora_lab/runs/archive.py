@@ -235,6 +235,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting", "bwt")
+OF_TASKS = ("within_task", "within_task_forgetting", "confusion")
 COSTS = ("trainable_parameters", "kept_parameters", "inference_flops", "seconds")
 
 
@@ -244,5 +245,7 @@ def _metrics(result: dict[str, Any]) -> dict[str, Any]:
         for head, found in result["heads"].items()
         for name in METRICS
     }
+    of_tasks = {name: result.get(name) for name in OF_TASKS}
+    by_head |= {name: None if v is None else round(v, 3) for name, v in of_tasks.items()}
     costs = {name: round(result[name], 1) for name in COSTS}
     return {"ranked by": result["ranked_by"], **by_head, **costs}

@@ -5,6 +5,7 @@
       environment.json       versions, device, the method's title, class names, fingerprints
       progress.jsonl         one line an epoch
       tasks/NN.safetensors   what analysis needs of task NN
+      features/NN.safetensors  test images' features after task NN, where they were asked for
       checkpoint.safetensors what resuming needs (kept at the end: it is the trained state)
       result.json            written last; its presence means complete
       derived/NAME.json      what an analysis once computed of it (or NAME.safetensors)
@@ -150,6 +151,9 @@ class FolderKeeper:
     def save_task(self, index: int, tensors: Arrays) -> None:
         self.folder.write_arrays(task_file(index), tensors, {})
 
+    def save_features(self, index: int, features: Arrays) -> None:
+        self.folder.write_arrays(features_file(index), features, {})
+
     def log(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         self.folder.write_progress(self.lines)
@@ -175,6 +179,10 @@ def sealed_arrays(arrays: Arrays, notes: dict[str, Any]) -> bytes:
 
 def task_file(index: int) -> str:
     return f"tasks/{index:02d}.safetensors"
+
+
+def features_file(index: int) -> str:
+    return f"features/{index:02d}.safetensors"
 
 
 def _digest(content: dict[str, Any]) -> str:

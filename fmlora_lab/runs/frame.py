@@ -9,16 +9,17 @@ import pandas as pd
 from fmlora_lab.runs.stored import Run
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
-BY_BANK = ("acc", "learning_accuracy", "forgetting")
-COSTS = ("trainable_parameters", "kept_parameters", "seconds", "seconds_a_task", "inference_mflops")
+WITHIN = ("within_task", "within_task_forgetting", "confusion")
+BY_HEAD = ("acc", "learning_accuracy", "forgetting")
+COSTS = ("trainable_parameters", "kept_parameters", "seconds", "seconds_a_task", "passes",
+         "inference_mflops")  # fmt: skip
 
 
 def frame(found: Sequence[tuple[Mapping[str, Any], Run]]) -> pd.DataFrame:
     """One row a run: its labels first, then its numbers, NaN where undefined, and the run itself.
 
-    Accuracies are in percent, of the head that ranks the run; `acc_head` is of the trained head,
-    and `acc_prototype` and the like of each head that keeps statistics. Raises ValueError if a
-    label has the name of a number.
+    Accuracies are in percent, of the head that ranks the run; `acc_trained`, `acc_lda-carried` and
+    the like are of each head. Raises ValueError if a label has the name of a number.
     """
     labels = pd.DataFrame([dict(own) for own, _ in found])
     return labels.join(pd.DataFrame([_numbers(run) for _, run in found]))
@@ -55,21 +56,21 @@ def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[np.ndarray, 
 
 def is_number(name: str) -> bool:
     """Whether `frame` has, or may have, a column of its own by that name."""
-    by_head = any(name.startswith(f"{metric}_") for metric in BY_BANK)
-    return by_head or name in (*METRICS, *COSTS, "run")
+    by_head = any(name.startswith(f"{metric}_") for metric in BY_HEAD)
+    return by_head or name in (*METRICS, *WITHIN, *COSTS, "run")
 
 
 def _numbers(run: Run) -> dict[str, Any]:
     result = run.result
-    banks = {name: by for name, by in result["heads"].items() if name != "head"}
+    heads = result["heads"].items()
     return {
-        **{name: _or_nan(result[name]) for name in METRICS},
-        **{f"{m}_{name}": _or_nan(by.get(m)) for name, by in banks.items() for m in BY_BANK},
-        "acc_head": _or_nan(result["heads"].get("head", {}).get("acc")),
+        **{name: _or_nan(result.get(name)) for name in (*METRICS, *WITHIN)},
+        **{f"{m}_{name}": _or_nan(by.get(m)) for name, by in heads for m in BY_HEAD},
         "trainable_parameters": result["trainable_parameters"],
         "kept_parameters": result["kept_parameters"],
         "seconds": result["seconds"],
         "seconds_a_task": result["seconds"] / len(result["test_images"]),
+        "passes": _or_nan(result.get("passes")),
         "inference_mflops": result["inference_flops"] / 1e6,
         "run": run,
     }

@@ -36,7 +36,8 @@ def settled(config: RunConfig, classes: int) -> RunConfig:
     method that sees all tasks as one, or trains no head, has no such loss."""
     benchmark, training = config.benchmark, config.training
     method = METHODS[config.method.name]
-    if method.record.one_task or method.predicts_by_means or training.loss_over == "seen":
+    no_loss = method.record.one_task or method.ranked_by != "trained"
+    if no_loss or training.loss_over == "seen":
         return config
     if not classes_are_cut(benchmark) or benchmark.tasks < classes:
         return config

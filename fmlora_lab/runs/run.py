@@ -16,20 +16,29 @@ from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks import check_stream, load
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
-from fmlora_lab.config import METHOD_LABELS, RunConfig
-from fmlora_lab.metrics import accuracy_matrix, summary, transfer
+from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
+from fmlora_lab.methods.registry import METHODS
+from fmlora_lab.metrics import accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import shipped
-from fmlora_lab.runs.folder import FolderKeeper, RunFolder
+from fmlora_lab.runs.folder import FolderKeeper, RunFolder, features_file
 from fmlora_lab.runs.identity import check_tower, identity, settled
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
-from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.learner import TRAINED_HEAD, Learner
 from fmlora_lab.training.loop import Trainer, to_torch
 
 
-def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False) -> Run:
+def run(
+    config: RunConfig,
+    runs_dir: Path | str | None = None,
+    use_shipped: bool = False,
+    keep_features: bool = False,
+) -> Run:
     """The run of this configuration, from disk if it is there, else trained.
+
+    With `keep_features` the features of all test images after each task stay with it, in half
+    precision (`Run.features`); BadInput for a run that is stored without them.
 
     With `use_shipped`, a run that came with the lab counts as stored: its numbers are there, its
     weights are not. One process trains a run; another that asks for the same one waits for it and
@@ -37,6 +46,11 @@ def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool
     it was written.
     """
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
+        if keep_features and not found.folder.has(features_file(0)):
+            raise BadInput(
+                f"run {found.id} is stored without its features; compute it anew after "
+                f"`fmlora-lab runs delete {found.id}`"
+            )
         return _as_asked(found, config)
     if planning.active:
         raise planning.UpToHere
@@ -52,7 +66,7 @@ def run(config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool
         held = lock.acquire()
     with held:
         if not folder.complete:
-            _compute(settles, model, stream, folder)
+            _compute(settles, model, stream, folder, keep_features)
     stored = Run(folder)
     stored.check()
     return _as_asked(stored, config)
@@ -112,14 +126,17 @@ def stream_of_run(config: RunConfig, image_size: int) -> Stream:
     return stream
 
 
-def _compute(config: RunConfig, model: Tower, stream: Stream, folder: RunFolder) -> None:
+def _compute(
+    config: RunConfig, model: Tower, stream: Stream, folder: RunFolder, keep_features: bool
+) -> None:
     if config.training.loss_over == "seen" and len(stream.tasks[0].classes) == 1:
         print(
             "every task has one class, over which alone nothing can be learned: the loss is over "
             "all classes seen (training.loss_over = 'seen'), and the first task learns nothing",
             file=sys.stderr,
         )
-    trainer = Trainer(config, stream, model, FolderKeeper(folder))  # adapts the model's sites
+    # This adapts the model's sites.
+    trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
     folder.write_json("config.json", config.model_dump(mode="json"))
     folder.write_json("environment.json", _environment(config, model, stream))
     measured = trainer.run()
@@ -127,35 +144,55 @@ def _compute(config: RunConfig, model: Tower, stream: Stream, folder: RunFolder)
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
-    counts = measured["counts"]
-    matrices = {name: accuracy_matrix(rows, counts) for name, rows in measured["correct"].items()}
-    ranked_by = config.training.head if config.training.head in matrices else "head"
-    if "head" not in matrices:
-        ranked_by = "prototype"
+    counts, kept = measured["counts"], measured["kept_by_head"]
+    heads = {
+        name: _of_head(measured["correct"][name], measured["within"][name], counts, kept[name])
+        for name in measured["correct"]
+    }
+    ranked_by = METHODS[config.method.name].ranked_by
+    if ranked_by == TRAINED_HEAD and config.training.head in heads:
+        ranked_by = config.training.head
+    ranking = {name: value for name, value in heads[ranked_by].items() if name != "kept"}
     trained, seconds = measured["trained"], measured["training_seconds"]
+    matrix = np.array(ranking["accuracy_matrix"], float)
+    n = len(counts)
     return {
-        **summary(matrices[ranked_by], counts),
+        **ranking,
         "ranked_by": ranked_by,
-        "accuracy_matrix": _jsonable(matrices[ranked_by]),
-        **(transfer(matrices[ranked_by]) if config.measure_ahead else {}),
-        "heads": {
-            name: {
-                **summary(a, counts),
-                "accuracy_matrix": _jsonable(a),
-                "kept": measured["kept_by_head"][name],
-            }
-            for name, a in matrices.items()
-        },
+        **(transfer(matrix) if config.measure_ahead else {}),
+        "heads": heads,
+        "drift": _lower(measured["drift"], n),
+        "drift_explained": _lower(measured["explained"], n),
         "test_images": counts,
         "seconds": measured["seconds"],
         "training_seconds": seconds,
+        "heads_seconds": measured["heads_seconds"],
         "images_per_second": measured["images"] / seconds if seconds else None,
+        "passes": measured["images"] / measured["train_images"],
         "trainable_parameters": round(sum(trained) / len(trained)),
         "trainable_parameters_by_task": trained,
         "kept_parameters": measured["kept"],
         "inference_flops": measured["inference_flops"],
         "task_files": len(trained),
     }
+
+
+def _of_head(right: list, within: list, counts: list[int], kept: int) -> dict[str, Any]:
+    a, w = accuracy_matrix(right, counts), accuracy_matrix(within, counts)
+    return {
+        **summary(a, counts),
+        **told_apart(w, a, counts),
+        "accuracy_matrix": _jsonable(a),
+        "within_task_matrix": _jsonable(w),
+        "kept": kept,
+    }
+
+
+def _lower(rows: list[list[float | None]], n: int) -> list[list[float | None]]:
+    """(n, n) from the rows below the diagonal, the last of which is the last task's; None where
+    nothing was measured."""
+    rows = [[] for _ in range(n - len(rows))] + rows
+    return [[*row, *[None] * (n - len(row))] for row in rows]
 
 
 def _jsonable(a: np.ndarray) -> list[list[float | None]]:

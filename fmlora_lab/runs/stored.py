@@ -11,7 +11,10 @@ import numpy as np
 
 from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
 from fmlora_lab.runs.archive import ArchivedRun, archived, opened
-from fmlora_lab.runs.folder import RECORDS, Arrays, RunFolder, runs_root, task_file
+from fmlora_lab.runs.folder import RECORDS, Arrays, RunFolder, features_file, runs_root, task_file
+
+OLD_HEADS = {"head": "trained", "prototype": "means"}
+"""Names of heads in runs of format 2 and older."""
 
 
 class Run:
@@ -22,6 +25,9 @@ class Run:
         self.id = folder.run_id
         self.config: dict[str, Any] = folder.read_json("config.json")
         self.result: dict[str, Any] = folder.read_json("result.json")
+        heads = self.result["heads"]
+        self.result["heads"] = {OLD_HEADS.get(name, name): by for name, by in heads.items()}
+        self.result["ranked_by"] = OLD_HEADS.get(by := self.result["ranked_by"], by)
         if (name := self.method_name) not in METHOD_LABELS:
             METHOD_LABELS[name] = self._label()
 
@@ -67,6 +73,22 @@ class Run:
         prefix = f"{index:02d}."
         own = {k: a for k, a in self._records.items() if k.startswith(prefix)}
         return {k.removeprefix(prefix): array for k, array in own.items()}
+
+    def said(self, index: int) -> Arrays:
+        """What each head said of all test images after task `index`, by head: class numbers (n,)
+        in the stream's order, the images of task 0 first, as far as tasks were tested."""
+        record = self.task(index)
+        return {k.removeprefix("said."): a for k, a in record.items() if k.startswith("said.")}
+
+    def features(self, index: int) -> list[np.ndarray]:
+        """Features (n, d) in half precision of each task's test images after task `index`.
+
+        BadInput for a run that was not computed with `keep_features`.
+        """
+        if not self.folder.has(features_file(index)):
+            raise BadInput(f"run {self.id} was computed without keep_features, so it has none")
+        arrays = self.folder.read_arrays(features_file(index))[0]
+        return [arrays[f"{i}"] for i in range(len(arrays))]
 
     @cached_property
     def _records(self) -> Arrays:

@@ -1,19 +1,45 @@
 """What a run trains: a tower, a method and heads, as one thing."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmlora_lab.backbone.device import compute_type
 from fmlora_lab.backbone.tower import Tower
-from fmlora_lab.benchmarks.stream import Images
+from fmlora_lab.benchmarks.stream import Images, Task
 from fmlora_lab.config import BadInput, RunConfig
-from fmlora_lab.heads import BANKS, Head, trained_head
+from fmlora_lab.heads import Banks, trained_head
+from fmlora_lab.heads.banks import some
 from fmlora_lab.methods.method import Batch
 from fmlora_lab.methods.registry import build
+from fmlora_lab.training.feature_watch import FeatureWatch
 
 EVALUATION_BATCH = 128
 """Images a forward pass of evaluation: small enough to stay in cache."""
+
+
+TRAINED_HEAD = "trained"
+"""The name in results of the head that was trained, linear or cosine."""
+
+
+class Answers(NamedTuple):
+    """Of a task's n test images: features (n, d), labels (n,), and by head the class (n,) that it
+    says, among all classes seen and among the task's own, the task given."""
+
+    features: Tensor
+    labels: Tensor
+    among_all: dict[str, Tensor]
+    among_own: dict[str, Tensor]
+
+    def right(self) -> dict[str, int]:
+        """Right answers of every head."""
+        return {name: int((said == self.labels).sum()) for name, said in self.among_all.items()}
+
+    def right_within(self) -> dict[str, int]:
+        """The same with the task given."""
+        return {name: int((said == self.labels).sum()) for name, said in self.among_own.items()}
 
 
 class Learner:
@@ -25,15 +51,16 @@ class Learner:
         self.method = build(config.method, self.model).to(device)
         self.method.eval()
         self.head = trained_head(config.training.head, model.width, n_classes).to(device)
-        self.banks = {name: bank(model.width, n_classes).to(device) for name, bank in BANKS.items()}
-
-    def heads(self) -> dict[str, Head]:
-        """By the names that results have: the trained one is `head`."""
-        return {"head": self.head, **self.banks}
+        self.banks = Banks(model.width, n_classes, config.heads).to(device)
+        self.watch = FeatureWatch(model.width).to(device)
 
     def parts(self) -> dict[str, nn.Module]:
-        banks = {bank.part: bank for bank in self.banks.values()}
-        return {"method": self.method, "head": self.head, **banks}
+        return {
+            "method": self.method,
+            "head": self.head,
+            "banks": self.banks,
+            "watch": self.watch,
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes, by name."""
@@ -50,12 +77,13 @@ class Learner:
         """
         for part, module in self.parts().items():
             for name in module.state_dict():
-                if f"{part}.{name}" not in state:
+                key = f"{part}.{name}"
+                if key not in state:
                     raise BadInput(
-                        f"the stored state has no {part!r}, which this run would have today; "
+                        f"the stored state has no {key!r}, which this run would have today; "
                         "compute it anew after `fmlora-lab runs delete`"
                     )
-                assign(module, name, state[f"{part}.{name}"].to(self.device))
+                assign(module, name, state[key].to(self.device))
 
     def features(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on the device to features (B, d), with the method's present update."""
@@ -127,20 +155,47 @@ class Learner:
             self.head(self._forward(blank, folded=folded)[0])
         return counter.get_total_flops()
 
+    def features_of(self, images: Images) -> Tensor:
+        """Features (n, d) of images as they are, with the method's present update."""
+        return torch.cat([features for features, _ in self.in_batches(images)])
+
+    def begin_banks(self, images: Images) -> None:
+        """Remember where a new task's features are before it moves them."""
+        self.banks.begin_task(
+            self.features_of(images[torch.arange(len(images))[some(len(images))]])
+        )
+
     def fill_banks(self, images: Images) -> None:
         """Let every bank take in the images of a task that just ended."""
-        for features, labels in self.in_batches(images):
-            for bank in self.banks.values():
-                bank.add(features, labels)
+        labels = images.labels.to(self.device)
+        self.watch.carry(self.banks.end_task(self.features_of(images), labels))
 
-    def correct(self, images: Images) -> dict[str, int]:
-        """Right answers of every head, from the same features."""
-        heads = self.heads()
-        right = dict.fromkeys(heads, 0)
-        for features, labels in self.in_batches(images):
-            for name, head in heads.items():
-                right[name] += int((head(features).argmax(1) == labels).sum())
-        return right
+    @torch.inference_mode()
+    def correct(self, images: Images) -> int:
+        """Right answers of the trained head."""
+        found = self.in_batches(images)
+        return sum(int((self.head(f).argmax(1) == labels).sum()) for f, labels in found)
+
+    @torch.inference_mode()
+    def answer(self, task: Task) -> Answers:
+        """What every head answers to a task's test images, all from the same features."""
+        features = self.features_of(task.test)
+        own = slice(task.classes.start, task.classes.stop)
+        among_all, among_own = {}, {}
+        for part in features.split(EVALUATION_BATCH):
+            for name, scores in {TRAINED_HEAD: self.head(part), **self.banks(part)}.items():
+                among_all.setdefault(name, []).append(scores.argmax(1))
+                among_own.setdefault(name, []).append(scores[:, own].argmax(1) + own.start)
+        labels = task.test.labels.to(self.device)
+        return Answers(
+            features,
+            labels,
+            {name: torch.cat(found) for name, found in among_all.items()},
+            {name: torch.cat(found) for name, found in among_own.items()},
+        )
+
+    def kept_by_head(self) -> dict[str, int]:
+        return {TRAINED_HEAD: self.head.kept(), **self.banks.kept()}
 
     @torch.no_grad()
     def merge(self) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -1,6 +1,8 @@
 """The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +17,7 @@ from fmlora_lab.benchmarks.stream import Images, Stream, Task
 from fmlora_lab.config import RunConfig
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
-from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.learner import TRAINED_HEAD, Learner
 from fmlora_lab.training.stage import StageRun
 
 CHECKPOINT_SHARE = 0.05
@@ -30,10 +32,14 @@ class Position:
     stage: int = 0
     epoch: int = 0
     correct: dict[str, list[list[int]]] = field(default_factory=dict)
+    within: dict[str, list[list[int]]] = field(default_factory=dict)
+    drift: list[list[float]] = field(default_factory=list)
+    explained: list[list[float | None]] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
+    heads_seconds: float = 0.0
 
 
 class Keeper(Protocol):
@@ -42,15 +48,24 @@ class Keeper(Protocol):
     def load_checkpoint(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None: ...
     def save_checkpoint(self, tensors: dict[str, np.ndarray], position: dict[str, Any]) -> None: ...
     def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None: ...
+    def save_features(self, index: int, features: dict[str, np.ndarray]) -> None: ...
     def log(self, line: dict[str, Any]) -> None: ...
 
 
 class Trainer:
     """Trains one configuration on one stream, from wherever its keeper says that it stands."""
 
-    def __init__(self, config: RunConfig, stream: Stream, model: Tower, keeper: Keeper):
+    def __init__(
+        self,
+        config: RunConfig,
+        stream: Stream,
+        model: Tower,
+        keeper: Keeper,
+        keep_features: bool = False,
+    ):
         keep_memory()
         self.config, self.stream, self.keeper = config, stream, keeper
+        self.keep_features = keep_features
         device = pick_device()
         model.use_fused_attention(device.type == "cuda")
         self.learner = Learner(config, model, len(stream.class_names), device)
@@ -73,8 +88,9 @@ class Trainer:
         return {
             **asdict(self.at),
             "counts": [len(task.test) for task in self.stream.tasks],
+            "train_images": sum(len(task.train) for task in self.stream.tasks),
             "kept": self.method.kept(),
-            "kept_by_head": {name: head.kept() for name, head in self.learner.heads().items()},
+            "kept_by_head": self.learner.kept_by_head(),
             "inference_flops": self.learner.inference_flops(),
         }
 
@@ -83,6 +99,9 @@ class Trainer:
         if tensors and self.at.stage == self.at.epoch == 0:  # between two tasks
             self.learner.load_state(tensors)
             tensors = {}
+        if not tensors and task.index and method.adapts(task.index):
+            with self._timed():
+                self.learner.begin_banks(task.train)
         head.begin_task(task.classes, generator(seed, "head", task.index))
         seen = self.learner.seen_before(task.classes)
         drawn = generator(seed, "method", task.index)
@@ -133,21 +152,51 @@ class Trainer:
             self.at.trained.append(0)
         record = self.method.end_task()
         self.method.correct_head(learner.head, generator(self.config.seed, "correct", task.index))
-        learner.fill_banks(task.train)
-        self._fill_row(len(self.stream.tasks) - 1 if self.method.record.one_task else task.index)
-        self.keeper.save_task(task.index, to_numpy(record))
-        self.at.task, self.at.stage, self.at.epoch = task.index + 1, 0, 0
-
-    def _fill_row(self, t: int) -> None:
-        """Row t of every head's matrix: right answers on each task, −1 where not measured."""
+        with self._timed():
+            learner.fill_banks(task.train)
         n = len(self.stream.tasks)
+        said = self._fill_rows(n - 1 if self.method.record.one_task else task.index)
+        self.keeper.save_task(task.index, to_numpy(record | said))
+        self.at.task, self.at.stage, self.at.epoch = task.index + 1, 0, 0
+        if self.at.task == n or self.method.record.one_task:
+            learner.banks.finish()
+
+    def _fill_rows(self, t: int) -> dict[str, Tensor]:
+        """Row t of every matrix: right answers of each head on each task, −1 where not measured,
+        and how far earlier tasks' features have moved. Returns what every head said of the test
+        images, task after task."""
+        n, watch = len(self.stream.tasks), self.learner.watch
         tested = self.stream.tasks if self.config.measure_ahead else self.stream.tasks[: t + 1]
-        right = [self.learner.correct(task.test) for task in tested]
-        names = self.learner.banks if self.method.predicts_by_means else self.learner.heads()
-        for name in names:
-            rows = self.at.correct.setdefault(name, [])
-            rows += [[-1] * n for _ in range(t - len(rows))]
-            rows.append([answer[name] for answer in right] + [-1] * (n - len(tested)))
+        answers = [self.learner.answer(task) for task in tested]
+        for matrices, right in (
+            (self.at.correct, [answer.right() for answer in answers]),
+            (self.at.within, [answer.right_within() for answer in answers]),
+        ):
+            for name in right[0]:
+                rows = matrices.setdefault(name, [])
+                rows += [[-1] * n for _ in range(t - len(rows))]
+                ranked = name != TRAINED_HEAD or self.method.ranked_by == TRAINED_HEAD
+                found = [by_head[name] if ranked else -1 for by_head in right]
+                rows.append(found + [-1] * (n - len(tested)))
+        moved = [watch.moved(i, answers[i].features) for i in range(len(watch.sizes))]
+        self.at.drift.append([drift for drift, _ in moved])
+        self.at.explained.append([explained for _, explained in moved])
+        for answer in answers[len(moved) : t + 1]:
+            watch.learned(answer.features)
+        if self.keep_features:
+            features = {f"{i}": a.features.to(torch.float16) for i, a in enumerate(answers)}
+            self.keeper.save_features(t, to_numpy(features))
+        return {
+            f"said.{name}": torch.cat([a.among_all[name] for a in answers]).to(torch.int16)
+            for name in answers[0].among_all
+        }
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What the heads that keep statistics cost beside training and testing."""
+        began = time.perf_counter()
+        yield
+        self.at.heads_seconds += time.perf_counter() - began
 
     def _checkpoint(self, optimizer: dict[str, Tensor] | None = None) -> None:
         self.at.seconds = time.perf_counter() - self.began

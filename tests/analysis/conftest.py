@@ -38,9 +38,9 @@ def stored_run(tmp_path):
             "result.json",
             {
                 **of_run,
-                "ranked_by": "head",
+                "ranked_by": "trained",
                 "accuracy_matrix": [[None if np.isnan(v) else v for v in row] for row in a],
-                "heads": {"head": of_run, "prototype": {"acc": 55.5}},
+                "heads": {"trained": of_run, "means": {"acc": 55.5}},
                 "test_images": COUNTS,
                 "seconds": 12.0,
                 "trainable_parameters": 1234,

@@ -77,7 +77,7 @@ def test_at_rank_zero_it_is_the_network_of_the_task_before(stored, monkeypatch):
 
     def right(core) -> float:
         learner.method.factorized.core.copy_(torch.from_numpy(core))
-        return 100 * learner.correct(test)["head"] / len(test)
+        return 100 * learner.correct(test) / len(test)
 
     row = [value for value in truncated(stored)["accuracy"][t] if value is not None]
     assert [row[0], row[-1]] == pytest.approx([right(before), right(before + own)])

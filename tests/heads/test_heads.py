@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from fmlora_lab.heads import TrainedHead
 from fmlora_lab.heads.cosine import SCALE, Cosine
 from fmlora_lab.heads.linear import Linear
-from fmlora_lab.heads.means import ClassMeans
 
 pytestmark = pytest.mark.unit
 
@@ -110,25 +109,3 @@ def test_cosine_logits_are_sixteen_times_the_cosine():
     assert SCALE == 16
     head.end_task()
     torch.testing.assert_close(head(x), 16 * cosine)
-
-
-def test_class_means_are_the_means_however_they_are_batched():
-    x, labels = features(9), torch.tensor([0, 1, 0, 1, 0, 1, 0, 0, 3])
-    means = ClassMeans(5, 4)
-    for part in (slice(0, 4), slice(4, 9)):
-        means.add(x[part], labels[part])
-    test = features(seed=1)
-    logits = means(test)
-    for k in (0, 1, 3):
-        mean = x[labels == k].mean(0)
-        torch.testing.assert_close(logits[:, k], F.cosine_similarity(test, mean[None]))
-    assert (logits[:, 2] == -torch.inf).all()  # a class without a mean is never predicted
-
-
-def test_a_class_that_comes_again_has_the_mean_over_all_its_images():
-    first, second = features(4), features(8, seed=1) + 3
-    means = ClassMeans(5, 1)
-    for x in (first, second):
-        means.add(x, torch.zeros(len(x), dtype=torch.int64))
-    whole = torch.cat([first, second]).mean(0)
-    torch.testing.assert_close(means.sums[0] / means.counts[0], whole)

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.train
 def nearest():
     """A bank: the score of a class is −‖f − μ_k‖²."""
 
-    class Nearest(Bank, name="nearest", part="sums_of_features"):
-        def __init__(self, width, n_classes):
-            super().__init__(width, n_classes)
+    class Nearest(Bank, name="nearest"):
+        def __init__(self, width, n_classes, settings):
+            super().__init__(width, n_classes, settings)
             self.register_buffer("sums", torch.zeros(n_classes, width))
             self.register_buffer("counts", torch.zeros(n_classes))
 
@@ -59,7 +59,7 @@ def test_a_bank_is_in_every_methods_results(trainer, tiny_stream, quick, nearest
     started = trainer(quick(name), tiny_stream(), epochs=1)
     measured = started.run()
     assert "nearest" in measured["correct"] and measured["kept_by_head"]["nearest"] == 4 * 33
-    bank = started.learner.banks["nearest"]
+    bank = started.learner.banks.plain["nearest"]
     assert bank.counts.tolist() == [8, 8, 8, 8]  # each class once, by its own task's images
     assert sum(measured["correct"]["nearest"][-1]) >= 6  # of 12: chance is 3
 
@@ -71,12 +71,12 @@ def test_a_bank_ranks_a_run_and_survives_resuming(
     config = tiny_config(method, **{"training.head": "nearest"})
     whole = run(config, tmp_path / "whole")
     by_bank = whole.result["heads"]["nearest"]
-    assert set(whole.result["heads"]) >= {"nearest", "prototype"}
+    assert set(whole.result["heads"]) >= {"nearest", "means"}
     if method == "lora":
         assert whole.result["ranked_by"] == "nearest" and whole.result["acc"] == by_bank["acc"]
         same_run(whole, resumed(config, tmp_path / "stopped"))
     arrays = whole.folder.read_arrays("checkpoint.safetensors")[0]
-    assert arrays["sums_of_features.sums"].any() and "head.weight" in arrays
+    assert arrays["banks.nearest.sums"].any() and "head.weight" in arrays
 
 
 def test_a_trained_head_learns_its_own_parameter_and_survives_resuming(
@@ -85,14 +85,14 @@ def test_a_trained_head_learns_its_own_parameter_and_survives_resuming(
     config = tiny_config("lora", **{"training.head": "scaled"})
     whole = run(config, tmp_path / "whole")
     same_run(whole, resumed(config, tmp_path / "stopped"))
-    assert whole.result["ranked_by"] == "head"
+    assert whole.result["ranked_by"] == "trained"
     arrays = whole.folder.read_arrays("checkpoint.safetensors")[0]
     assert arrays["head.scale"] != 4
     linear = run(tiny_config("lora"), tmp_path / "linear").result["trainable_parameters"]
     assert whole.result["trainable_parameters"] == linear + 1
 
 
-TRAINED = sorted(name for name, method in METHODS.items() if not method.predicts_by_means)
+TRAINED = sorted(name for name, method in METHODS.items() if method.ranked_by == "trained")
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -111,5 +111,5 @@ def test_a_head_that_is_not_there_is_refused_by_name():
 def test_a_state_without_the_head_is_refused_in_one_sentence(trainer, tiny_stream, request):
     before = trainer("lora", tiny_stream()).learner.state()
     request.getfixturevalue("nearest")
-    with pytest.raises(BadInput, match=r"no 'sums_of_features', which this run would have today"):
+    with pytest.raises(BadInput, match=r"no 'banks.nearest.sums', which this run would have today"):
         trainer("lora", tiny_stream()).learner.load_state(before)

@@ -103,9 +103,10 @@ def test_training_loss_falls_by_a_third_in_every_task_that_it_trains(
     keeper = memory_keeper()
     run = trainer(quick(name), stream, keeper=keeper, epochs=6, lr_head=0.02)
     measured = run.run()
-    if METHODS[name].predicts_by_means:
-        assert keeper.lines == []  # nothing is trained, and its means are right as they are
-        right = measured["correct"]["prototype"][-1]
+    if METHODS[name].ranked_by != "trained":
+        # What it trains, if anything, is the first task's; its statistics are right as they are.
+        assert {line["task"] for line in keeper.lines} <= {0}
+        right = measured["correct"][METHODS[name].ranked_by][-1]
         assert sum(right) >= 0.9 * sum(measured["counts"])
         return
     for task in range(1 if run.method.record.one_task else 2):
@@ -227,13 +228,19 @@ def test_the_accuracy_matrix_has_the_right_cells_filled(
     wanted = np.tril(np.ones((3, 3), bool))
     if run.method.record.one_task:
         wanted[:2] = False
-    heads = {*BANKS} if run.method.predicts_by_means else {"head", *BANKS}
-    assert measured["correct"].keys() == heads >= {"prototype"}
-    for rows in measured["correct"].values():
-        rows = np.asarray(rows)
-        assert rows.shape == (3, 3)
-        np.testing.assert_array_equal(rows >= 0, wanted)
-        assert (rows[~wanted] == -1).all() and (rows <= per_task).all()
+    carried = {f"{name}-carried" for name in BANKS}
+    assert measured["correct"].keys() == {"trained", *BANKS, *carried}
+    for matrices in (measured["correct"], measured["within"]):
+        for head, rows in matrices.items():
+            rows = np.asarray(rows)
+            assert rows.shape == (3, 3)
+            if head == "trained" and run.method.ranked_by != "trained":
+                assert (rows == -1).all()  # it has none that the last task trained
+                continue
+            np.testing.assert_array_equal(rows >= 0, wanted)
+            assert (rows[~wanted] == -1).all() and (rows <= per_task).all()
+    for head, rows in measured["within"].items():  # the task given, no fewer answers are right
+        assert (np.asarray(rows) >= np.asarray(measured["correct"][head])).all()
     known = [task.classes.stop for task in stream.tasks]
     assert known == ([2, 4, 6] if scenario == "class-incremental" else [6, 6, 6])
 

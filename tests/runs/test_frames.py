@@ -20,7 +20,11 @@ def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False):
     result = {
         **head,
         "aaa": 60.0,
-        "heads": {"head": head, "prototype": head | {"acc": 55.5}} if heads is None else heads,
+        "within_task": 90.0,
+        "within_task_forgetting": 1.0,
+        "confusion": 20.0,
+        "passes": 4.0,
+        "heads": {"trained": head, "means": head | {"acc": 55.5}} if heads is None else heads,
         "trainable_parameters": 1234,
         "kept_parameters": 56,
         "seconds": 12.0,
@@ -41,14 +45,20 @@ def test_a_row_is_its_labels_then_its_runs_own_numbers():
         "aaa": 60,
         "learning_accuracy": 80,
         "forgetting": 5,
-        "acc_prototype": 55.5,
-        "learning_accuracy_prototype": 80,
-        "forgetting_prototype": 5,
-        "acc_head": 70,
+        "within_task": 90,
+        "within_task_forgetting": 1,
+        "confusion": 20,
+        "acc_trained": 70,
+        "learning_accuracy_trained": 80,
+        "forgetting_trained": 5,
+        "acc_means": 55.5,
+        "learning_accuracy_means": 80,
+        "forgetting_means": 5,
         "trainable_parameters": 1234,
         "kept_parameters": 56,
         "seconds": 12,
         "seconds_a_task": 6,
+        "passes": 4,
         "inference_mflops": 2.5,
         "run": run,
     }
@@ -60,10 +70,10 @@ def test_labels_come_first_also_those_that_only_later_runs_have():
 
 
 def test_what_is_undefined_is_a_number_that_is_not_there():
-    found = frame([({}, a_run(forgetting=None, heads={"prototype": {"acc": 50.0}}))])
-    missing = ["forgetting", "learning_accuracy_prototype", "forgetting_prototype", "acc_head"]
+    found = frame([({}, a_run(forgetting=None, heads={"means": {"acc": 50.0}}))])
+    missing = ["forgetting", "learning_accuracy_means", "forgetting_means"]
     assert found.columns[found.isna().all()].tolist() == missing
-    assert set(found[missing].dtypes) == {np.dtype(float)} and found.acc_prototype[0] == 50
+    assert set(found[missing].dtypes) == {np.dtype(float)} and found.acc_means[0] == 50
 
 
 def test_a_label_may_not_hide_a_number():

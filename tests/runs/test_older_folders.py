@@ -92,7 +92,7 @@ def test_a_trained_model_is_restored(old, method):
     stored = run(config, old / "runs")
     learner, (_, stream) = restore(stored), run_module.parts(config)
     for i, task in enumerate(stream.tasks):
-        right = 100 * learner.correct(task.test)["head"] / len(task.test)
+        right = 100 * learner.correct(task.test) / len(task.test)
         assert right == pytest.approx(stored.accuracy_matrix[-1, i], abs=1e-3)
 
 

@@ -77,7 +77,8 @@ def test_a_stored_run_is_loaded(small, tmp_path, monkeypatch):
         run(small(seed=1), tmp_path)
 
 
-TRAINED = sorted(name for name, method in METHODS.items() if not method.predicts_by_means)
+CARRIED = ("means-carried", "lda-carried", "ridge-carried")
+TRAINED = sorted(name for name, method in METHODS.items() if method.ranked_by == "trained")
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -208,12 +209,69 @@ def test_result_and_environment_say_what_was_done(small, tmp_path):
     assert np.isnan(stored.accuracy_matrix[0, 1])
     assert len(result["trainable_parameters_by_task"]) == 2
     assert result["images_per_second"] > 0
-    assert set(result["heads"]) == {"head", "prototype"}
+    assert set(result["heads"]) == {"trained", "means", "lda", "ridge", *CARRIED}
     assert {"torch", "timm", "fmlora-lab"} <= set(environment["packages"])
     assert len(environment["class_names"]) == 4
     stages = [line["stage"] for line in stored.progress()]
     assert stages == ["preliminary", "train", "train", "train"] * 2
     assert stored.task(1)["M"].shape[1] == 16
+
+
+SCORES = ("acc", "aaa", "forgetting")
+
+
+@pytest.mark.parametrize("method", ["lora", "linear-probe", "slda", "ranpac"])
+def test_every_head_is_in_the_result_under_its_name(small, tmp_path, method):
+    stored = run(small(method), tmp_path)
+    heads, result = stored.result["heads"], stored.result
+    for name, by in heads.items():
+        undefined = name == "trained" and method in ("slda", "ranpac")
+        assert {by[score] is None for score in SCORES} == {undefined}
+    assert {result[name] is None for name in ("within_task", "confusion")} == {False}
+    assert result["within_task"] - result["acc"] == pytest.approx(result["confusion"])
+    ranked_by = {"slda": "lda", "ranpac": "ridge"}.get(method, "trained")
+    assert result["ranked_by"] == ranked_by and result["acc"] == heads[ranked_by]["acc"]
+    drifted = method == "lora"
+    assert (result["drift"][1][0] > 1e-6) == drifted
+    assert (result["drift_explained"][1][0] is not None) == drifted
+    assert result["drift"][0] == [None, None] and result["drift"][1][1] is None
+    for name in ("means", "lda", "ridge"):
+        same = heads[name]["accuracy_matrix"] == heads[f"{name}-carried"]["accuracy_matrix"]
+        assert same or drifted
+    assert result["passes"] == {"slda": 0, "ranpac": 1.5}.get(method, 3)
+    assert 0 < result["heads_seconds"] < result["seconds"]
+
+
+def test_what_every_head_said_is_stored_and_makes_its_matrix(small, tmp_path):
+    config = small("lora")
+    stored = run(config, tmp_path)
+    labels = [task.test.labels.numpy() for task in run_module.parts(config)[1].tasks]
+    for t in range(2):
+        said = stored.said(t)
+        assert said.keys() == stored.result["heads"].keys()
+        for name, classes in said.items():
+            assert classes.dtype == np.int16 and len(classes) == 6 * (t + 1)
+            right = [100 * (part == own).mean() for part, own in
+                     zip(np.split(classes, t + 1), labels[: t + 1], strict=True)]  # fmt: skip
+            matrix = stored.result["heads"][name]["accuracy_matrix"][t][: t + 1]
+            assert matrix == pytest.approx(right, abs=1e-3)
+
+
+def test_features_are_kept_where_that_is_asked_for(small, tmp_path):
+    config = small("lora")
+    kept = run(config, tmp_path / "kept", keep_features=True)
+    first, second = kept.features(0), kept.features(1)
+    assert [f.shape[0] for f in first] == [6] and [f.shape[0] for f in second] == [6, 6]
+    assert first[0].dtype == np.float16 and (first[0] != second[0]).any()
+    learner, (_, stream) = restore(kept), run_module.parts(config)
+    again = learner.features_of(stream.tasks[0].test).numpy()
+    np.testing.assert_allclose(second[0].astype(float), again, atol=2e-2)
+    without = run(config, tmp_path / "without")
+    assert without.id == kept.id
+    with pytest.raises(BadInput, match="without keep_features"):
+        without.features(0)
+    with pytest.raises(BadInput, match="stored without its features"):
+        run(config, tmp_path / "without", keep_features=True)
 
 
 def test_inference_cost_counts_the_query(small, tmp_path):
@@ -229,7 +287,7 @@ def test_restored_model_answers_as_the_run_did(small, tmp_path):
     learner = restore(stored)
     _, stream = run_module.parts(config)
     for i, task in enumerate(stream.tasks):
-        right = learner.correct(task.test)["head"]
+        right = learner.correct(task.test)
         expected = pytest.approx(stored.accuracy_matrix[-1, i], abs=1e-3)
         assert 100 * right / len(task.test) == expected
 

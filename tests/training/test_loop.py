@@ -15,7 +15,7 @@ from fmlora_lab.training.learner import Learner
 
 pytestmark = pytest.mark.train
 
-TRAINED = sorted(name for name, method in METHODS.items() if not method.predicts_by_means)
+TRAINED = sorted(name for name, method in METHODS.items() if method.ranked_by == "trained")
 
 
 def test_the_seed_decides_and_global_state_does_not(trainer, tiny_stream, memory_keeper, quick):
@@ -176,7 +176,7 @@ def test_a_run_with_one_class_a_task_says_that_its_loss_is_over_all_seen(
 OLD_NAMES = {
     "6013d9b025272809": RunConfig(method="lora"),
     "92bb15e267bafa73": RunConfig(
-        method={"name": "fm-lora", "basis_rank": 8}, seed=1, training={"head": "prototype"}
+        method={"name": "fm-lora", "basis_rank": 8}, seed=1, training={"head": "means"}
     ),
     "58a1316d9d208188": RunConfig(
         method="joint", benchmark={"name": "glyphs", "tasks": 5}, order_seed=2
@@ -218,9 +218,9 @@ def test_tasks_to_come_are_tested_as_the_model_then_is(trainer, tiny_stream, mem
     started = trainer("lora", stream, keeper=Keeper())
     object.__setattr__(started.config, "measure_ahead", True)
     measured = started.run()
-    assert measured["correct"]["head"] == counted
+    assert measured["correct"]["trained"] == counted
     assert len({*map(tuple, counted)}) > 1
-    above = np.triu(np.asarray(measured["correct"]["prototype"]), 1)
+    above = np.triu(np.asarray(measured["correct"]["means"]), 1)
     assert (above[np.triu_indices(3, 1)] > 0).all()
 
 

@@ -18,7 +18,10 @@ class PrototypesSettings(MethodSettings):
     what="frozen backbone, nearest class mean",
 )
 class Prototypes(Method):
-    predicts_by_means = True
+    ranked_by = "means"
+
+    def adapts(self, task: int) -> bool:
+        return False
 
     def stages(self, epochs: int) -> Iterator[Stage]:
         yield from ()
