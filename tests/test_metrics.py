@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from fmlora_lab.metrics import acc_over_time, accuracy_matrix, bootstrap_interval, summary, transfer
+from fmlora_lab.metrics import (
+    acc_over_time,
+    accuracy_matrix,
+    paired_difference,
+    summary,
+    t_interval,
+    transfer,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -88,24 +95,36 @@ def test_what_was_not_measured_ahead_has_no_transfer():
     assert transfer(np.array([[85.0]])) == {"transfer": None, "average": 85.0, "last": 85.0}
 
 
-def test_the_bootstrap_interval_holds_the_mean_and_is_deterministic():
-    values = [70.1, 72.4, 69.0, 71.3, 73.9]
-    low, high = bootstrap_interval(values)
-    assert min(values) < low < np.mean(values) < high < max(values)
-    assert bootstrap_interval(values) == (low, high)
-    many = np.random.default_rng(0).normal(70, 2, 50).tolist()
-    assert bootstrap_interval(many) == bootstrap_interval(many)
-    assert bootstrap_interval(many) != bootstrap_interval(many, seed=1)
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [  # tabulated quantiles t(0.975, n - 1): 12.706, 4.303, 2.776
+        ([40, 48], 12.7062 * 32**0.5 / 2**0.5),
+        ([40, 44, 48], 4.30265 * 4 / 3**0.5),
+        ([70.1, 72.4, 69.0, 71.3, 73.9], 2.77645 * np.std([70.1, 72.4, 69, 71.3, 73.9]) / 2),
+    ],
+)
+def test_the_t_interval_is_that_of_the_tables(values, half):
+    low, high = t_interval(values)
+    assert (low + high) / 2 == pytest.approx(np.mean(values))
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-5)
 
 
-def test_the_bootstrap_interval_covers_95_percent_of_resampled_means():
-    # For many values it is the normal interval of the mean: ± 1.96 s / √n.
-    values = np.random.default_rng(3).normal(50, 10, 400)
-    low, high = bootstrap_interval(values.tolist())
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.1)
-    assert high == pytest.approx(values.mean() + half, abs=0.1)
+def test_the_t_interval_holds_the_mean_95_times_of_100_also_of_three_values():
+    draws = np.random.default_rng(0).normal(50, 3, (4000, 3))
+    held = [low < 50 < high for low, high in map(t_interval, draws)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
 
 
-def test_equal_values_have_an_interval_of_no_width():
-    assert bootstrap_interval([61.5, 61.5, 61.5]) == (61.5, 61.5)
+def test_one_value_has_no_interval_and_equal_ones_have_one_of_no_width():
+    assert np.isnan(t_interval([61.5])).all()
+    assert t_interval([61.5, 61.5, 61.5]) == (61.5, 61.5)
+
+
+def test_a_paired_difference_does_not_see_what_both_share():
+    shared = np.array([10.0, 50.0, 30.0, 70.0])
+    mean, half = paired_difference(shared + [2, 3, 2, 3], shared)
+    assert mean == 2.5 and half == pytest.approx(3.18245 * 3**-0.5 / 2, rel=1e-5)
+    (a, b), (c, d) = t_interval(shared + 2.5), t_interval(shared)
+    assert b - a > 30 < d - c, "apart, neither interval would tell them from each other"
+    alone = paired_difference([52.0], [50.0])
+    assert alone[0] == 2 and np.isnan(alone[1])
