@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmlora_lab.config import BadInput
 from fmlora_lab.runs.stored import Run
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
 WITHIN = ("within_task", "within_task_forgetting", "confusion")
 BY_HEAD = ("acc", "learning_accuracy", "forgetting")
+DRAWS = ("order_seed", "data_seed", "seed")
+"""What makes another draw of one comparison: class orders differ by more than seeds of training."""
 COSTS = ("trainable_parameters", "kept_parameters", "seconds", "seconds_a_task", "passes",
          "inference_mflops")  # fmt: skip
 
@@ -32,12 +35,47 @@ def pick(found: pd.DataFrame, **labels: Any) -> pd.DataFrame:
     return found
 
 
+def heads(found: pd.DataFrame) -> list[str]:
+    """The heads by which the runs were evaluated."""
+    return [name.removeprefix("acc_") for name in found.columns if name.startswith("acc_")]
+
+
+def drawn_by(found: pd.DataFrame) -> str:
+    """What the runs are several draws of: class orders, else images, else seeds of training; the
+    first of these where there is one draw."""
+    several = [name for name in DRAWS if len({run.config[name] for run in found.run}) > 1]
+    return (several or DRAWS)[0]
+
+
+def draw_of(found: pd.DataFrame) -> pd.Series:
+    """Each row's value of what the runs are draws of, which is the name of the series."""
+    name = drawn_by(found)
+    return pd.Series([run.config[name] for run in found.run], found.index, name=name)
+
+
+def by_draw(found: pd.DataFrame, value: str, columns: str = "method") -> pd.DataFrame:
+    """`value`, a row a class order (or what else is drawn: the name of the index), a column a
+    label of `columns` in order of appearance.
+
+    Runs of one order are averaged; NaN where there is none. Raises BadInput where a label has
+    several runs for one draw.
+    """
+    seeds = {name: [run.config[name] for run in found.run] for name in DRAWS}
+    rows = pd.DataFrame(seeds).assign(label=found[columns].array, value=found[value].array)
+    rows = rows.loc[~rows.assign(run=found.run.map(str).array).duplicated()]
+    if rows.duplicated(["label", *DRAWS]).to_numpy().any():
+        raise BadInput(f"{columns} does not tell the runs apart; pick some of them first")
+    groups = rows.groupby([drawn_by(found), "label"])["value"]
+    table = groups.agg(lambda own: own.to_numpy(float).mean()).unstack()  # NaN if one is
+    return table.reindex(columns=list(found[columns].unique()))
+
+
 def along(
     found: pd.DataFrame, value: str, axis: str, at: Sequence[Any], **labels: Any
 ) -> np.ndarray:
-    """`value` (seeds, len(at)) of the rows that carry `labels`, with the label `axis` at each of
-    `at`; NaN where there is no run."""
-    table = pick(found, **labels).pivot(index="seed", columns=axis, values=value)
+    """`value` (orders, len(at)) of the rows that carry `labels`, with the label `axis` at each of
+    `at`; NaN where there is no run. Rows as in `by_draw`."""
+    table = by_draw(pick(found, **labels), value, axis)
     return table.reindex(columns=list(at)).to_numpy(float)
 
 
@@ -47,9 +85,9 @@ def one_task_at_a_time(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[np.ndarray, float]]:
-    """Acc in percent (seeds,) and the mean of the column `cost`, by method."""
+    """Acc in percent (orders,) and the mean of the column `cost`, by method."""
     return {
-        str(name): (own.acc.to_numpy(float), own[cost].to_numpy(float).mean())
+        str(name): (by_draw(own, "acc")[name].to_numpy(float), own[cost].to_numpy(float).mean())
         for name, own in found.groupby("method", sort=False)
     }
 
@@ -62,7 +100,7 @@ def is_number(name: str) -> bool:
 
 def _numbers(run: Run) -> dict[str, Any]:
     result = run.result
-    heads = result["heads"].items()
+    heads = {"trained": {}, **result["heads"]}.items()
     return {
         **{name: _or_nan(result.get(name)) for name in (*METRICS, *WITHIN)},
         **{f"{m}_{name}": _or_nan(by.get(m)) for name, by in heads for m in BY_HEAD},
