@@ -4,6 +4,8 @@ a[t, i] is the accuracy on task i's test images after learning task t, in percen
 not measured (i > t, and every row but the last for joint training).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -71,11 +73,11 @@ def transfer(a: Matrix) -> dict[str, float | None]:
     return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
 
 
-def t_interval(values: ArrayLike) -> tuple[float, float]:
+def t_interval(values: Iterable[float]) -> tuple[float, float]:
     """95% t interval of the mean of values (n,), one a class order; NaN, NaN where n < 2."""
     from scipy.special import stdtrit  # where it is needed: explorers open sooner without it
 
-    sample = np.asarray(values, float)
+    sample = np.fromiter(values, float)
     n = len(sample)
     if n < 2:
         return np.nan, np.nan

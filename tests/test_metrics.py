@@ -122,7 +122,7 @@ def test_one_value_has_no_interval_and_equal_ones_have_one_of_no_width():
 
 def test_a_paired_difference_does_not_see_what_both_share():
     shared = np.array([10.0, 50.0, 30.0, 70.0])
-    mean, half = paired_difference(shared + [2, 3, 2, 3], shared)
+    mean, half = paired_difference(shared + np.array([2, 3, 2, 3]), shared)
     assert mean == 2.5 and half == pytest.approx(3.18245 * 3**-0.5 / 2, rel=1e-5)
     (a, b), (c, d) = t_interval(shared + 2.5), t_interval(shared)
     assert b - a > 30 < d - c, "apart, neither interval would tell them from each other"

@@ -1,4 +1,4 @@
-"""Tables as LaTeX with booktabs. Bold says "clearly best": an interval that overlaps no other."""
+"""Tables as LaTeX with booktabs. Bold says "clearly best": better than every other, by interval."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fmlora_lab.analysis.tables import numbers
+from fmlora_lab.analysis.differences import differences_of
+from fmlora_lab.analysis.tables import numbers, summarize
+from fmlora_lab.runs.frame import by_draw, pick
 
 ESCAPED = str.maketrans(
     {
@@ -31,10 +33,10 @@ ESCAPED = str.maketrans(
 """LaTeX's special characters, and the lab's symbols that plain LaTeX does not know."""
 
 SEVERAL = (
-    "Mean ± standard deviation over seeds. Bold: the best of its column, where its 95% bootstrap "
-    "interval overlaps no other."
+    "Mean over class orders ± half the width of its 95% t interval. Bold: the best of its column, "
+    "where the 95% interval of its difference from every other, paired by order, excludes 0."
 )
-SINGLE = "One seed: there are no intervals, so nothing is bold."
+SINGLE = "One class order: there are no intervals, so nothing is bold."
 
 
 def to_latex(
@@ -68,36 +70,18 @@ def to_latex(
     return "\n".join(lines) + "\n"
 
 
-def clearly_best(
-    summary: pd.DataFrame, rows: str, columns: str, value: str, highest: bool = True
-) -> NDArray[np.bool_]:
-    """Which cells of `tables.pivot` are the best of their column with an interval that overlaps
-    no other row's: (rows, columns). Nothing is where there are no intervals."""
-    names = (value, f"{value}_low", f"{value}_high")
-    means = numbers(summary, rows, columns, value).to_numpy(float)
-    best = np.zeros(means.shape, bool)
-    if names[1] in summary and summary[names[1]].notna().to_numpy().any():
-        of = [numbers(summary, rows, columns, name).to_numpy(float) for name in names]
-        for column, (mean, low, high) in enumerate(np.stack(of).transpose(2, 0, 1)):
-            if (row := _clear_best(mean, low, high, highest)) is not None:
-                best[row, column] = True
-    return best
-
-
-def _clear_best(
-    mean: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], highest: bool
-) -> int | None:
-    """The row of the best of `mean` (rows,) if its [low, high] overlaps no other row's, else None.
-
-    A row without a mean does not compete; one without an interval may overlap any.
-    """
-    there = np.flatnonzero(~np.isnan(mean))
-    if len(there) < 2:
-        return None
-    best = there[np.argmax(mean[there] if highest else -mean[there])]
-    others = there[there != best]
-    apart = (low[best] > high[others]) | (high[best] < low[others])
-    return int(best) if apart.all() else None
+def clearly_best(found: pd.DataFrame, rows: str, columns: str, value: str) -> NDArray[np.bool_]:
+    """Which cells of `tables.pivot` are the highest of their column, by a difference from every
+    other row, paired by class order, whose interval excludes 0: (rows, columns)."""
+    means = numbers(summarize(found, [rows, columns], [value]), rows, columns, value)
+    best = pd.DataFrame(False, means.index, means.columns)
+    for column in means:
+        table = by_draw(pick(found, **{columns: column}), value, rows)
+        first = table.mean().idxmax()
+        others = differences_of(table, first)
+        everyone = 0 < len(others) == table.notna().any().sum() - 1
+        best.loc[first, column] = everyone and others.apart.astype(bool).all()
+    return best.to_numpy(bool)
 
 
 def _tex(value: Any) -> str:

@@ -1,15 +1,19 @@
 """What numbers say, in sentences computed from them.
 
-The sentences are true whichever method wins, and call a difference a difference only where the
-number of test images allows it.
+The sentences are true whichever method wins. They call one method better than another only where
+the 95% interval of their difference, paired by class order, excludes 0; of one class order there
+is no interval, and they say so.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from fmlora_lab.analysis.differences import differences, differences_of, verdict
+from fmlora_lab.analysis.tables import compared, counted, with_half_width
 from fmlora_lab.config import METHOD_LABELS, title_of
+from fmlora_lab.runs.frame import draw_of
 
 
 def listed(words: Iterable[str]) -> str:
@@ -18,12 +22,30 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def seeds_said(found: pd.DataFrame) -> str:
-    """How many seeds a sweep's numbers are of, for the end of an answer."""
-    seeds = found.seed.nunique()
-    if seeds > 1:
-        return f"Means over {seeds} seeds of training"
-    return "One seed of training, so differences within a few points may be chance"
+def orders_said(found: pd.DataFrame) -> str:
+    """How many class orders a sweep's numbers are of, for the end of an answer."""
+    draws = draw_of(found)
+    said = counted(draws.nunique(), str(draws.name))
+    if draws.nunique() > 1:
+        return f"Means over {said}; ± is half the width of their 95% t interval"
+    return f"{said[0].upper()}{said[1:]}: no interval, so a few points may be chance"
+
+
+def leader(table: pd.DataFrame, unit: str = "%") -> str:
+    """Who has the highest mean of numbers by class order and label (`runs.frame.by_draw`), and
+    from which others no interval tells it."""
+    means = table.mean().dropna()
+    first = means.idxmax()
+    text = f"{title_of(str(first))} {means[first]:.1f}{unit}"
+    rows = differences_of(table.loc[:, means.index], first)
+    level = rows[~rows.apart.astype(bool)]
+    if level.empty:
+        return text
+    if level.draws.max() < 2:
+        return f"{text} ({verdict(level.iloc[0])})"
+    others = [title_of(str(name)) for name in level.index]
+    whom = listed(others) if len(others) < 4 else f"{len(others)} others"
+    return f"{text} ({verdict(level.iloc[0]).replace('difference', f'difference from {whom}')})"
 
 
 def margin(p: float, q: float, images: int) -> float:
@@ -36,9 +58,10 @@ def margin(p: float, q: float, images: int) -> float:
     return 2 * math.sqrt(max(variance, 0.0) / images)
 
 
-def answer(table: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
-    """Markdown, of a `tables.compared` by method: does `focus` remember what the first of `rivals`
-    forgets, what does it pay for it, and how does it stand beside each of them?"""
+def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
+    """Markdown, of a sweep by method: does `focus` remember what the first of `rivals` forgets,
+    what does it pay for it, and how does it stand beside each of them?"""
+    table = compared(found)
     if focus not in table.index:
         return f"{title_of(focus)} is not among the methods of this table, so there is no answer."
     own = table.loc[focus]
@@ -49,10 +72,11 @@ def answer(table: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
         f"lost {own.forgetting:.1f} points, on average. The {own['head']} head ranks it.",
         "",
     ]
-    there = [name for name in table.index if name in rivals]
+    there = [name for name in table.index if name in rivals and name != focus]
+    gaps = {name: _gaps(found, focus, name) for name in there}
     if rivals and rivals[0] in there:
-        lines += [_remembers(own, table.loc[rivals[0]], focus, rivals[0]), ""]
-    lines += [_against(own, table.loc[name], name) for name in there]
+        lines += [_remembers(table, gaps[rivals[0]], focus, rivals[0]), ""]
+    lines += [_against(gap, name) for name, gap in gaps.items()]
     lines += ["", _place(table, focus)]
     for name in table.index:
         if name == focus or not (name in METHOD_LABELS and METHOD_LABELS[name].one_task):
@@ -62,30 +86,40 @@ def answer(table: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
             f"{capital(name)}, which sees all tasks at once, stands at {table.acc[name]:.1f}%: "
             + (f"{gap:.1f} points are left to gain." if gap > 0 else "no upper bound here.")
         )
-    lines += ["", _other_head(table, focus), "", _caution(table)]
+    lines += ["", _other_heads(table), "", _caution(table, found)]
     return "\n".join(lines)
 
 
-def _clear(own: pd.Series, other: pd.Series) -> int:
-    """1 if `own` has clearly the higher Acc, -1 if clearly the lower, 0 if neither is clear."""
-    gap = own.acc - other.acc
-    clear = abs(gap) > margin(own.acc, other.acc, own.test_images)
-    return int(math.copysign(1, gap)) if clear else 0
+def _gaps(found: pd.DataFrame, focus: str, name: str) -> dict[str, pd.Series]:
+    """How far `focus` is above `name`, as rows of `differences`, by metric."""
+    two = found.loc[found.method.isin([focus, name])]
+    of = ("acc", "learning_accuracy", "forgetting")
+    return {value: differences(two, name, value).loc[focus] for value in of}
 
 
-def _remembers(own: pd.Series, other: pd.Series, focus: str, name: str) -> str:
-    less = other.forgetting - own.forgetting > margin(own.acc, other.acc, own.test_images)
-    if less and _clear(own, other) > 0:
-        verdict = f"**Yes: it remembers what {title_of(name)} forgets.**"
+def _remembers(table: pd.DataFrame, gaps: Mapping[str, pd.Series], focus: str, name: str) -> str:
+    own, other, acc = table.loc[focus], table.loc[name], gaps["acc"]
+    by_images = margin(own.acc, other.acc, own.test_images)
+    less = _clear(gaps["forgetting"], by_images) < 0
+    if less and _clear(acc, by_images) > 0:
+        said = f"Yes: it remembers what {title_of(name)} forgets."
     elif less:
-        verdict = f"**Only in part: it forgets less than {title_of(name)}, but ends no better.**"
+        said = f"Only in part: it forgets less than {title_of(name)}, but ends no better."
     else:
-        verdict = f"**No: it does not clearly forget less than {title_of(name)}.**"
+        said = f"No: it does not clearly forget less than {title_of(name)}."
+    one = f" ({verdict(acc)})" if acc.draws < 2 else ""
     return (
-        f"{verdict} {capital(name)} forgets {other.forgetting:.1f} points and ends at "
+        f"**{said}**{one} {capital(name)} forgets {other.forgetting:.1f} points and ends at "
         f"{other.acc:.1f}%; {title_of(focus)} forgets {own.forgetting:.1f} and ends at "
         f"{own.acc:.1f}%."
     )
+
+
+def _clear(gap: pd.Series, by_images: float) -> int:
+    """1 or -1 if a difference is clearly above or below 0, else 0: by its interval, and of one
+    class order by what the draw of the test images may do."""
+    clear = gap.apart if gap.draws > 1 else abs(gap.difference) > by_images
+    return int(math.copysign(1, gap.difference)) if clear else 0
 
 
 def capital(name: str) -> str:
@@ -93,14 +127,13 @@ def capital(name: str) -> str:
     return title_of(name)[0].upper() + title_of(name)[1:]
 
 
-def _against(own: pd.Series, other: pd.Series, name: str) -> str:
-    verdict = {1: "clearly better", -1: "clearly worse", 0: "no clear difference"}[
-        _clear(own, other)
-    ]
+def _against(gaps: Mapping[str, pd.Series], name: str) -> str:
+    acc, learned, lost = (
+        with_half_width(gap.to_dict(), "difference", "{:+.1f}") for gap in gaps.values()
+    )
     return (
-        f"- Against {title_of(name)}: Acc {own.acc - other.acc:+.1f} points ({verdict}), learning "
-        f"accuracy {own.learning_accuracy - other.learning_accuracy:+.1f}, "
-        f"forgetting {own.forgetting - other.forgetting:+.1f}."
+        f"- Against {title_of(name)}: Acc {acc} points ({verdict(gaps['acc'])}), learning "
+        f"accuracy {learned}, forgetting {lost}."
     )
 
 
@@ -110,28 +143,30 @@ def _place(table: pd.DataFrame, focus: str) -> str:
     if focus not in order.index or len(order) < 2:
         return ""
     best, place = order.index[0], list(order.index).index(focus) + 1
-    text = f"Of {len(order)} methods that see one task at a time it stands in place {place}"
+    text = f"Of {len(order)} methods that see one task at a time its mean stands in place {place}"
     if place == 1:
         return f"{text}, before {title_of(order.index[1])} with {order.iloc[1]:.1f}%."
-    return f"{text}; the best is {title_of(best)} with {order.iloc[0]:.1f}%."
+    return f"{text}; the highest is {title_of(best)}'s with {order.iloc[0]:.1f}%."
 
 
-def _other_head(table: pd.DataFrame, focus: str) -> str:
-    """What the same training gives by the head that does not rank it."""
-    known = table.loc[table.other_acc.notna() & (table["head"] != "prototype"), "other_acc"]
-    if focus not in known.index:
+def _other_heads(table: pd.DataFrame) -> str:
+    """What the same training gives by the best closed-form head."""
+    known = table[table.acc_best.notna() & (table.best_head != table["head"])]
+    if known.empty:
         return ""
-    said = ", ".join(f"{title_of(name)} {acc:.1f}%" for name, acc in known.items())
-    return f"By class means in the place of the trained head the same runs reach: {said}."
-
-
-def _caution(table: pd.DataFrame) -> str:
-    images = int(table.test_images.min())
-    text = (
-        f"With {images:,} test images, differences of up to {margin(50, 50, images):.1f} points "
-        "may come from the draw of the images alone"
+    said = [
+        f"{title_of(str(name))} {row.acc_best:.1f}% ({row.best_head})"
+        for name, row in known.iterrows()
+    ]
+    return (
+        "By each one's best closed-form head in the place of the head that ranks it the same runs "
+        f"reach: {', '.join(said)}."
     )
-    if table.seeds.max() > 1:
-        varied = " and ".join(sorted(set(" ".join(table.varied.dropna()).split())))
-        return f"{text}; intervals in the table come from several values of {varied}."
-    return f"{text}, and one seed says nothing about the spread of training."
+
+
+def _caution(table: pd.DataFrame, found: pd.DataFrame) -> str:
+    images = int(table.test_images.min())
+    return (
+        f"{orders_said(found)}. With {images:,} test images, differences of up to "
+        f"{margin(50, 50, images):.1f} points may come from the draw of the images alone."
+    )

@@ -3,6 +3,9 @@
 `summarize` averages runs, `compared` has a row a method with all that is known of it; `readable`,
 `pivot` and `beside` make of them what a person reads. What is undefined, such as joint training's
 forgetting, is NaN in a table of numbers and "–" where a person reads it.
+
+Means are over class orders, and ± is half their 95% t interval's width; in runs of one order alone
+they are over what else was drawn anew (`runs.frame.drawn_by`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,68 +17,94 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fmlora_lab.config import BadInput, title_of
-from fmlora_lab.metrics import acc_over_time, bootstrap_interval
+from fmlora_lab.metrics import acc_over_time, t_interval
 from fmlora_lab.profiles import trials
-from fmlora_lab.runs.frame import METRICS
+from fmlora_lab.runs.frame import DRAWS, METRICS, draw_of, heads
 from fmlora_lab.runs.stored import Run
 
-SEEDS = ("seed", "order_seed", "data_seed")
+OTHER_METRICS = ("acc_trained", "acc_best", "within_task", "within_task_forgetting", "confusion")
+"""In `compared` beside those of the head that ranks a run, where the runs have them."""
 HEADINGS = {
     "acc": "Acc (%)",
     "aaa": "AAA (%)",
+    "acc_trained": "Acc, trained head (%)",
+    "acc_best": "Acc, best closed-form head (%)",
+    "best_head": "which head",
     "learning_accuracy": "learning accuracy (%)",
     "forgetting": "forgetting (points)",
-    "head": "ranked by",
-    "other_acc": "Acc by the other head (%)",
+    "within_task": "within-task accuracy (%)",
+    "within_task_forgetting": "within-task forgetting (points)",
+    "confusion": "confusion (points)",
     "trainable_parameters": "trained a task",
-    "kept_parameters": "kept",
+    "kept_parameters": "kept besides the backbone",
+    "passes_a_task": "passes a task",
     "seconds": "seconds",
     "seconds_a_task": "seconds a task",
     "inference_mflops": "inference (Mflop)",
-    "seeds": "seeds",
+    "draws": "class orders",
 }
-"""What readers see of `compared`, in this order. It has more: spreads, and where it comes from."""
+"""What readers see of `compared`, in this order. It has more: intervals, and where it comes
+from."""
+DRAWN = {
+    "order_seed": ("class order", "class orders"),
+    "data_seed": ("draw of images", "draws of images"),
+    "seed": ("seed of training", "seeds of training"),
+}
+"""Names of `runs.frame.DRAWS`: of one, of several."""
 
 FULL = tuple(name for name in HEADINGS if name != "seconds_a_task")
 
 
 def summarize(found: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """One row a group of runs, in order of first appearance: `by`, means of `values`, `seeds`.
+    """One row a group of runs, in order of first appearance: `by`, means of `values`, `draws`.
 
-    With several runs in any group each value also has its sample standard deviation (`acc_std`) and
-    95% bootstrap interval (`acc_low`, `acc_high`). A run counts once in a group; one undefined
-    number makes a mean NaN. Raises BadInput if `by` does not tell a run's own rows apart.
+    A mean is over class orders, of which each is the mean of its runs. With several `draws` in any
+    group each value also has its 95% t interval (`acc_low`, `acc_high`). A run counts once in a
+    group; one undefined number makes a mean NaN. Raises BadInput if `by` does not tell a run's own
+    rows apart.
     """
     by, values = list(by), list(values)
     own = found.assign(run=found.run.map(str))
     kept = own.drop_duplicates([*by, *values, "run"])
     if kept.duplicated([*by, "run"]).any():
         raise BadInput(f"a run has several rows in a group by {', '.join(by)}; group by more")
-    groups: Any = kept.groupby(by, sort=False, dropna=False)
-    spread = bool((groups.size() > 1).any())
+    draws = dict(zip(own.run, draw_of(found), strict=True))
+    groups: Any = kept.assign(run=kept.run.map(draws)).groupby(by, sort=False, dropna=False)
+    spread = bool((groups.run.nunique() > 1).any())
     rows = []
     for keys, group in groups:
         assert isinstance(keys, tuple)  # since `by` is a list
         row = dict(zip(by, keys, strict=True))
+        means = group.groupby("run")[values].agg(lambda own: own.to_numpy(float).mean())
         for name in values:
-            row |= _spread(name, group[name].to_numpy(float), spread)
-        rows.append(row | {"seeds": len(group)})
+            row |= _spread(name, means[name].to_numpy(float), spread)
+        rows.append(row | {"draws": len(means)})
     return pd.DataFrame(rows)
 
 
 def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
-    """One row a label, in order of appearance: metrics as `summarize` gives them, the head that
-    ranks, costs, images and tasks, which seeds differ (`varied`), the runs' names.
+    """One row a label, in order of appearance: metrics as `summarize` gives them; Acc under the
+    trained head and under the best closed-form head (`best_head`, by the row's mean Acc); costs,
+    images and tasks; the head that ranks, what is `drawn`, the runs' names.
 
     Raises BadInput if runs in one row differ in more than their seeds.
     """
     groups = _alike(found, by)
-    table = summarize(found, [by], METRICS).set_index(by).drop(columns="seeds")
-    return table.join(pd.DataFrame(map(_about, groups.values()), index=table.index))
+    best = _best_heads(found, by)
+    acc_best = [
+        row[f"acc_{best[row[by]]}"] if row[by] in best else np.nan
+        for row in found.to_dict("records")
+    ]
+    known = found.assign(acc_best=acc_best).dropna(axis="columns", how="all")
+    values = [*METRICS, *(name for name in OTHER_METRICS if name in known)]
+    table = summarize(found.assign(acc_best=acc_best), [by], values).set_index(by)
+    about = [{"best_head": best.get(name), **_about(runs)} for name, runs in groups.items()]
+    known = pd.DataFrame(about, index=table.index).dropna(axis="columns", how="all")
+    return table.assign(drawn=draw_of(found).name).join(known)
 
 
 def curves(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:
-    """Acc_t in percent (seeds, N) by label; NaN where it was not measured."""
+    """Acc_t in percent (runs, N) by label; NaN where it was not measured."""
     return {
         name: np.stack([acc_over_time(r.accuracy_matrix, r.result["test_images"]) for r in runs])
         for name, runs in _alike(found, by).items()
@@ -83,7 +112,7 @@ def curves(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.floa
 
 
 def matrices(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:
-    """The accuracy matrix (N, N) in percent by label, averaged over seeds."""
+    """The accuracy matrix (N, N) in percent by label, averaged over runs."""
     return {
         name: np.mean([run.accuracy_matrix for run in runs], axis=0)
         for name, runs in _alike(found, by).items()
@@ -102,7 +131,7 @@ def numbers(summary: pd.DataFrame, rows: str, columns: str, value: str) -> pd.Da
 
 
 def pivot(summary: pd.DataFrame, rows: str, columns: str, value: str) -> pd.DataFrame:
-    """`numbers` to read: cells "54.0 ± 1.2", without a spread "54.0", "–" where there is none."""
+    """`numbers` to read: cells "54.0 ± 1.2", of one order "54.0", "–" where there is none."""
     table = numbers(summary.assign(**{value: _cells(summary, value)}), rows, columns, value)
     table = table.fillna("–")
     table.index = pd.Index([_head(rows, x) for x in table.index], name=rows)
@@ -129,12 +158,18 @@ def formatted(table: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pd
 
 
 def readable(table: pd.DataFrame, columns: Sequence[str] = FULL) -> pd.DataFrame:
-    """`compared` as a person reads it: titles, headings with units, rounded numbers, "–"."""
-    if "acc_std" not in table:
-        columns = [name for name in columns if name != "seeds"]
+    """`compared` as a person reads it: titles, headings with units, rounded numbers, "–".
+
+    Columns that the runs do not have are left out, and the number of class orders if it is 1.
+    """
     shown = pd.DataFrame(index=[title_of(name) for name in table.index])
+    several = table.draws.max() > 1
     for name in columns:
-        shown[HEADINGS[name]] = [_cell(name, row) for row in table.to_dict("records")]
+        if name not in table or (name == "draws" and not several):
+            continue
+        heading = DRAWN[table.drawn.iloc[0]][1] if name == "draws" else HEADINGS[name]
+        heading += " ± 95%" if f"{name}_low" in table else ""
+        shown[heading] = [_cell(name, row) for row in table.to_dict("records")]
     return shown
 
 
@@ -190,19 +225,26 @@ def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
     group = list({str(run): run for run in found.run}.values())
     settings = pd.json_normalize([run.config for run in group]).astype(str)
     paths = ["benchmark.data", "backbone.weights"]
-    settings = settings.drop(columns=[*paths, *SEEDS], errors="ignore")
+    settings = settings.drop(columns=[*paths, *DRAWS], errors="ignore")
     settings = settings.replace("nan", None)  # an option that is younger than a run
     if several := list(settings.columns[settings.nunique() > 1]):
         raise BadInput(
             f"the runs of {name!r} differ in {', '.join(several)}, not only in seeds; "
             "give them labels of their own"
         )
-    if len({tuple(run.config[seed] for seed in SEEDS) for run in group}) < len(group):
+    if len({tuple(run.config[seed] for seed in DRAWS) for run in group}) < len(group):
         raise BadInput(
             f"the runs of {name!r} share seeds but not images or weights; "
             "give them labels of their own"
         )
     return group
+
+
+def _best_heads(found: pd.DataFrame, by: str) -> dict[Any, str]:
+    """Of each label the closed-form head with the highest mean Acc, where there is one."""
+    closed = {f"acc_{head}": head for head in heads(found) if head != "trained"}
+    means = pd.DataFrame(found.groupby(by, sort=False)[list(closed)].mean()).dropna(how="all")
+    return {name: closed[str(best)] for name, best in means.idxmax(axis=1).items()}
 
 
 def _about(runs: list[Run]) -> dict[str, Any]:
@@ -212,16 +254,14 @@ def _about(runs: list[Run]) -> dict[str, Any]:
     seconds = np.mean([result["seconds"] for result in results])
     return {
         "head": _ranking_head(runs[0]),
-        "other_acc": np.mean([_other_acc(run) for run in runs]),
         "trainable_parameters": round(np.mean([r["trainable_parameters"] for r in results])),
         "kept_parameters": round(np.mean([r["kept_parameters"] for r in results])),
+        "passes_a_task": np.mean([r.get("passes", np.nan) for r in results]),
         "seconds": seconds,
         "seconds_a_task": seconds / len(images),
         "inference_mflops": np.mean([r["inference_flops"] for r in results]) / 1e6,
         "tasks": len(images),
         "test_images": sum(images),
-        "seeds": len(runs),
-        "varied": " ".join(s for s in SEEDS if len({run.config[s] for run in runs}) > 1),
         "runs": " ".join(run.id for run in runs),
     }
 
@@ -229,33 +269,34 @@ def _about(runs: list[Run]) -> dict[str, Any]:
 def _ranking_head(run: Run) -> str:
     """The head whose matrix ranks the run, by its name in the configuration."""
     ranked_by = run.result["ranked_by"]
-    return run.config["training"]["head"] if ranked_by == "head" else ranked_by
-
-
-def _other_acc(run: Run) -> float:
-    others = [
-        h["acc"] for name, h in run.result["heads"].items() if name != run.result["ranked_by"]
-    ]
-    return others[0] if others else np.nan
+    return run.config["training"]["head"] if ranked_by in ("head", "trained") else ranked_by
 
 
 def _spread(name: str, values: NDArray[np.float64], spread: bool) -> dict[str, float]:
     mean = {name: values.mean()}
     if not spread:
         return mean
-    several = len(values) > 1 and not np.isnan(values).any()
-    low, high = bootstrap_interval(values.tolist()) if several else (np.nan, np.nan)
-    deviation = values.std(ddof=1) if several else np.nan
-    return mean | {f"{name}_std": deviation, f"{name}_low": low, f"{name}_high": high}
+    low, high = t_interval(values)
+    return mean | {f"{name}_low": low, f"{name}_high": high}
+
+
+def counted(n: int, drawn: str) -> str:
+    """`5 class orders`, `one class order`: how many, and of what `runs.frame.DRAWS` says."""
+    one, several = DRAWN[drawn]
+    return f"one {one}" if n == 1 else f"{n} {several}"
 
 
 def _cells(summary: pd.DataFrame, value: str) -> list[str]:
-    spread = f"{value}_std"
-    deviation = summary[spread] if spread in summary else [np.nan] * len(summary)
-    return [
-        "–" if pd.isna(mean) else f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
-        for mean, std in zip(summary[value], deviation, strict=True)
-    ]
+    how = "{:+.1f}" if value == "difference" else "{:.1f}"
+    return [with_half_width(row, value, how) for row in summary.to_dict("records")]
+
+
+def with_half_width(row: Mapping[Any, Any], value: str, how: str = "{:.1f}") -> str:
+    """ "54.0 ± 1.2" of a row of numbers; "54.0" of one class order, "–" where there is none."""
+    if pd.isna(row[value]):
+        return "–"
+    mean, low = how.format(row[value]), row.get(f"{value}_low", np.nan)
+    return mean if pd.isna(low) else f"{mean} ± {(row[f'{value}_high'] - low) / 2:.1f}"
 
 
 def _head(name: str, value: Any) -> Any:
@@ -271,14 +312,10 @@ def _cell(name: str, row: Mapping[Any, Any]) -> str:
     value = row[name]
     if pd.isna(value):
         return "–"
-    if name == "head":
+    if name == "best_head":
         return value
-    if name in ("trainable_parameters", "kept_parameters", "seconds", "seeds"):
+    if name in ("trainable_parameters", "kept_parameters", "seconds", "draws"):
         return f"{value:,.0f}"
-    if name in ("seconds_a_task", "inference_mflops"):
+    if name in ("passes_a_task", "seconds_a_task", "inference_mflops"):
         return f"{value:,.1f}"
-    text = f"{value:.1f}"
-    if not pd.isna(row.get(f"{name}_std", np.nan)):
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        text += f" ± {row[f'{name}_std']:.1f} [{low:.1f}, {high:.1f}]"
-    return text
+    return with_half_width(row, name)

@@ -3,13 +3,13 @@
 Figures are made to be printed as they are: one panel as wide as a paper's column, several as wide
 as its page, text of 7 to 8 points (6 inside the axes), the legend below. Every title states what
 the numbers say: the older functions compute it, the others are given it. Methods are coloured by
-their family and named where they are drawn. Where several seeds are given, the mean is drawn with
-the range from the lowest to the highest; a single value is drawn as a mark alone.
+their family and named where they are drawn. Where several class orders are given, the mean is drawn
+with its 95% t interval; a single value is drawn as a mark alone.
 
 seaborn and pandas are imported where they draw, since explorers open sooner without them.
 """
 
-from fmlora_lab.plots.dots import dots
+from fmlora_lab.plots.dots import differences, dots
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
@@ -20,6 +20,7 @@ from fmlora_lab.plots.tradeoff import frontier, pareto, scatter, trade_off
 __all__ = [
     "accuracy_matrices",
     "accuracy_over_tasks",
+    "differences",
     "dots",
     "frontier",
     "heatmaps",

@@ -9,27 +9,28 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from fmlora_lab.config import METHOD_LABELS, title_of
+from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.point_labels import height_of, name_ends, part_ends
 from fmlora_lab.plots.sheet import drawn, family_keys, finish, panel, whole_numbers
 from fmlora_lab.plots.style import INK, OWN, family_of, styles
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
-"""By name: x (k,) and y (k,) or (seeds, k)."""
+"""By name: x (k,) and y (k,) or (orders, k)."""
 
 
 def accuracy_over_tasks(curves: Mapping[str, ArrayLike]) -> Figure:
     """Acc_t in percent against the tasks seen, a line a method, named at its end with its Acc.
 
-    `curves` gives (N,) or (seeds, N) by method; seeds are averaged, with a band from the lowest
-    to the highest. A method that was measured only at the end (it saw all tasks at once) is a
+    `curves` gives (N,) or (orders, N) by method; class orders are averaged, with the 95% t
+    interval as a band. A method that was measured only at the end (it saw all tasks at once) is a
     dashed line at its Acc.
     """
-    seeds = {name: np.atleast_2d(np.asarray(c, float)) for name, c in curves.items()}
-    last = {name: c[:, -1].mean() for name, c in seeds.items()}
-    n = max(c.shape[1] for c in seeds.values())
+    orders = {name: np.atleast_2d(np.asarray(c, float)) for name, c in curves.items()}
+    last = {name: c[:, -1].mean() for name, c in orders.items()}
+    n = max(c.shape[1] for c in orders.values())
     along = {
         name: (1 + np.arange(c.shape[1]), c)
-        for name, c in seeds.items()
+        for name, c in orders.items()
         if not np.isnan(c[:, :-1]).any()
     }
     levels = {name: acc for name, acc in last.items() if name not in along}
@@ -48,7 +49,7 @@ def lines(
     log_x: bool = False,
     references: Mapping[str, float] = {},
 ) -> Figure:
-    """A line a name: `curves` gives x (k,) and y (k,) or (seeds, k), drawn with its range.
+    """A line a name: `curves` gives x (k,) and y (k,) or (orders, k), drawn with the 95% interval.
 
     Points without a value (NaN) are left out. `references` are dashed levels of y. All are named
     at their right end.
@@ -87,7 +88,7 @@ def _named_lines(
 def draw_lines(
     axis: Axes, curves: Curves, looks: Mapping[str, Mapping[str, Any]], **how: Any
 ) -> dict[str, tuple[float, float]]:
-    """Means of seeds, with the range from the lowest to the highest; where each line ends.
+    """Means of class orders with their 95% t intervals; where each line ends.
 
     A call a line: seaborn's time grows with the cube of the lines that it is given at once.
     """
@@ -101,7 +102,7 @@ def draw_lines(
         if measured.any():
             places = np.broadcast_to(x, y.shape).ravel()
             look = drawn(looks[name])
-            sns.lineplot(x=places, y=y.ravel(), errorbar=("pi", 100), ax=axis, **look, **how)
+            sns.lineplot(x=places, y=y.ravel(), errorbar=t_interval, ax=axis, **look, **how)
             last = np.where(measured, x, -np.inf).argmax()
             ends[name] = (x[last], np.nanmean(y[:, last]))
     return ends
@@ -117,12 +118,12 @@ def _ticks(axis: Axes, places: NDArray[np.float64]) -> None:
 
 
 def _ranking(last: Mapping[str, float], n: int) -> str:
-    """Best and last after n tasks, and the lab's own family wherever it stands between them."""
+    """Highest and lowest mean after n tasks, and the lab's own family where it stands between."""
     order = sorted(last, key=last.__getitem__, reverse=True)
     said = {name: f"{title_of(name)} {last[name]:.0f}%" for name in order}
     if len(order) == 1:
         return f"After {n} tasks: {said[order[0]]}"
     own = [said[name] for name in order[1:-1] if family_of(name) == OWN]
     return f"After {n} tasks: " + ", ".join(
-        [f"best {said[order[0]]}", *own, f"last {said[order[-1]]}"]
+        [f"highest {said[order[0]]}", *own, f"lowest {said[order[-1]]}"]
     )

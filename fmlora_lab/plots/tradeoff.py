@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from fmlora_lab.config import title_of
+from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.lines import draw_lines
 from fmlora_lab.plots.point_labels import Name, name_points
 from fmlora_lab.plots.sheet import TINY, family_keys, finish, keys, panel
@@ -19,16 +20,16 @@ from fmlora_lab.plots.style import styles
 def trade_off(points: Mapping[str, tuple[ArrayLike, ArrayLike]], tasks: int) -> Figure:
     """Learning accuracy (%) against forgetting (points): what was learned, and what of it was lost.
 
-    `points` gives (learning accuracy, forgetting), each a number or one a seed, by method; a
-    method without (it saw all tasks at once) is left out. A line joins each seed to the mean.
+    `points` gives (learning accuracy, forgetting), each a number or one a class order, by method;
+    a method without (it saw all tasks at once) is left out. A line joins each order to the mean.
     Along a faint line Acc is equal, as far as Acc = learning accuracy − forgetting · (N − 1)/N:
     exact if the tasks are equally large and each is at its best just after it was learned.
     """
-    seeds = {name: _pairs(lost, learned) for name, (learned, lost) in points.items()}
-    seeds = {name: pairs for name, pairs in seeds.items() if len(pairs)}
-    means = {name: pairs.mean(axis=0) for name, pairs in seeds.items()}
-    rays = {name: [(means[name], pair) for pair in pairs] for name, pairs in seeds.items()}
-    looks = styles(seeds)
+    orders = {name: _pairs(lost, learned) for name, (learned, lost) in points.items()}
+    orders = {name: pairs for name, pairs in orders.items() if len(pairs)}
+    means = {name: pairs.mean(axis=0) for name, pairs in orders.items()}
+    rays = {name: [(means[name], pair) for pair in pairs] for name, pairs in orders.items()}
+    looks = styles(orders)
     figure, axis = _learned_and_lost()
     draw_lines(axis, {name: ([lost], [learned]) for name, (lost, learned) in means.items()}, looks)
     for name, ends in rays.items():
@@ -67,9 +68,10 @@ def frontier(
 
 
 def pareto(points: Mapping[str, tuple[ArrayLike, float]], cost: str, log: bool = False) -> Figure:
-    """Acc (%) against a cost: which methods no other beats in both.
+    """Acc (%) against a cost: which methods no other beats in both, by their means.
 
-    `points` gives (Acc, a number or one a seed; cost) by method; several seeds draw their range.
+    `points` gives (Acc, a number or one a class order; cost) by method; several orders draw the
+    95% t interval.
     `cost` is the axis label with its unit. With `log`, the axis is logarithmic from 1 on, with 0
     at its left end.
     """
@@ -91,8 +93,9 @@ def pareto(points: Mapping[str, tuple[ArrayLike, float]], cost: str, log: bool =
         axis.set_xlim(0, None)
     axis.set(xlabel=cost, ylabel="accuracy after the last task, Acc (%)")
     said = ", ".join(title_of(name) for name in best)
-    finish(figure, f"No method is both better and cheaper than: {said}", family_keys(points))
-    ranges = [[(price, accs[n].min()), (price, accs[n].max())] for n, (price, _) in places.items()]
+    title = f"By their means, none has more Acc for less than: {said}"
+    finish(figure, title, family_keys(points))
+    ranges = [[(price, end) for end in _ends(accs[n])] for n, (price, _) in places.items()]
     name_points(axis, _names(places), [stairs, *ranges])
     return figure
 
@@ -161,13 +164,18 @@ def _learner_and_keeper(means: Mapping[str, NDArray]) -> str:
 
 
 def _unbeaten(places: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names whose (cost, Acc) no other beats in one and equals in the other; the cheapest first."""
+    """Names whose (cost, Acc) none beats in one and equals in the other; the lowest cost first."""
     best: list[str] = []
     for name in sorted(places, key=lambda name: (places[name][0], -places[name][1])):
         last = places[best[-1]] if best else (0.0, -np.inf)
         if places[name][1] > last[1] or places[name] == last:
             best.append(name)
     return best
+
+
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the interval that is drawn; of a single value itself."""
+    return t_interval(values) if len(values) > 1 else (values[0], values[0])
 
 
 def _equal_acc_lines(axis: Axes, share: float) -> None:

@@ -14,9 +14,10 @@ COUNTS = [400, 400]
 @pytest.fixture
 def stored_run(tmp_path):
     """`stored_run(method, first, then, new)`: a run of two tasks on disk: task 1 at `first`, then
-    at `then` percent, task 2 at `new`; further keywords are training settings."""
+    at `then` percent, task 2 at `new`; `heads` are further ones, with their numbers; further
+    keywords are training settings."""
 
-    def make(method, first, then, new, seed=0, joint=False, **training) -> Run:
+    def make(method, first, then, new, seed=0, joint=False, order=0, heads=None, **training) -> Run:
         a = np.array([[first, np.nan], [then, new]], float)
         if joint:
             a[0] = np.nan
@@ -30,7 +31,7 @@ def stored_run(tmp_path):
                 "method": {"name": method},
                 "training": {"head": "linear", **training},
                 "seed": seed,
-                "order_seed": 0,
+                "order_seed": order,
                 "data_seed": 0,
             },
         )
@@ -40,12 +41,13 @@ def stored_run(tmp_path):
                 **of_run,
                 "ranked_by": "trained",
                 "accuracy_matrix": [[None if np.isnan(v) else v for v in row] for row in a],
-                "heads": {"trained": of_run, "means": {"acc": 55.5}},
+                "heads": {"trained": of_run, "means": {"acc": 55.5}, **(heads or {})},
                 "test_images": COUNTS,
                 "seconds": 12.0,
                 "trainable_parameters": 1234,
                 "kept_parameters": 56,
                 "inference_flops": 2_500_000,
+                "passes": 8.0,
             },
         )
         return Run(folder)

@@ -1,6 +1,7 @@
 """LaTeX: well formed, escaped, the same each time, and bold only for what is clearly best."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,18 +9,19 @@ import pytest
 
 from fmlora_lab.analysis.latex import clearly_best, to_latex
 from fmlora_lab.analysis.tables import pivot
+from fmlora_lab.runs.frame import frame
 
 pytestmark = pytest.mark.unit
 
-SEEDS = pd.DataFrame(
+SUMMARY = pd.DataFrame(
     [
-        ("lora", 5, 50.0, 1.0, 49.0, 51.0),
-        ("lora", 10, 40.0, 1.0, 39.0, 41.0),
-        ("my_own", 5, 60.0, 2.0, 58.0, 62.0),
-        ("my_own", 10, 42.0, 2.0, 40.0, 44.0),
-        ("joint", 5, np.nan, np.nan, np.nan, np.nan),
+        ("lora", 5, 50.0, 49.0, 51.0),
+        ("lora", 10, 40.0, 39.0, 41.0),
+        ("my_own", 5, 60.0, 58.0, 62.0),
+        ("my_own", 10, 42.0, 40.0, 44.0),
+        ("joint", 5, np.nan, np.nan, np.nan),
     ],
-    columns=["method", "tasks", "acc", "acc_std", "acc_low", "acc_high"],
+    columns=["method", "tasks", "acc", "acc_low", "acc_high"],
 )
 
 TABLE = r"""% The preamble needs \usepackage{booktabs}.
@@ -36,25 +38,26 @@ my\_own & \textbf{60.0 $\pm$ 2.0} & 42.0 $\pm$ 2.0 \\
 joint training & -- & -- \\
 \bottomrule
 \end{tabular}
-\par\smallskip{\footnotesize Mean $\pm$ standard deviation over seeds. Bold: the best of its """
-TABLE += r"""column, where its 95\% bootstrap interval overlaps no other.\par}
+\par\smallskip{\footnotesize Mean over class orders $\pm$ half the width of its 95\% t """
+TABLE += r"""interval. Bold: the best of its column, where the 95\% interval of its """
+TABLE += r"""difference from every other, paired by order, excludes 0.\par}
 \end{table}
 """
 
 
-def latex(summary: pd.DataFrame, columns: str = "tasks", highest: bool = True) -> str:
-    bold = clearly_best(summary, "method", columns, "acc", highest)
+def latex(summary: pd.DataFrame, columns: str = "tasks", bold: np.ndarray | None = None) -> str:
     return to_latex(pivot(summary, "method", columns, "acc"), "Acc by N", "tab:a_b", bold)
 
 
-def bold(text: str) -> list[str]:
-    return re.findall(r"\\textbf\{([\d.]+)", text)
-
-
-def of(*rows: tuple[float, float, float]) -> pd.DataFrame:
-    """One column; a row from (mean, low, high)."""
-    own = pd.DataFrame(rows, columns=["acc", "acc_low", "acc_high"])
-    return own.assign(method=[f"m{i}" for i in range(len(rows))], tasks=5)
+def best(cells, **methods: Sequence[float | None]) -> list[bool]:
+    """Which of methods is clearly best, each with its Acc by class order."""
+    rows = [
+        ({"method": name, "tasks": 5}, cells(name, acc, acc, acc, order=order))
+        for name, accs in methods.items()
+        for order, acc in enumerate(accs)
+        if acc is not None
+    ]
+    return clearly_best(frame(rows), "method", "tasks", "acc")[:, 0].tolist()
 
 
 def check_structure(text: str, columns: int) -> None:
@@ -76,36 +79,42 @@ def check_structure(text: str, columns: int) -> None:
 
 
 def test_a_table_is_this_to_the_byte():
-    assert latex(SEEDS) == TABLE
-    others = SEEDS[SEEDS.columns[::-1]].assign(seeds=3)
-    assert latex(others) == TABLE
+    bold = np.array([[False, False], [True, False], [False, False]])
+    assert latex(SUMMARY, bold=bold) == TABLE
     check_structure(TABLE, 3)
 
 
-def test_bold_is_what_lies_apart_from_every_other():
-    assert bold(latex(of((50, 49, 51), (60, 52, 68)))) == ["60.0"]
-    assert bold(latex(of((50, 49, 51), (60, 51, 69)))) == [], "touching intervals overlap"
-    assert bold(latex(of((50, 40, 60), (70, 59, 81), (75, 74, 76)))) == []
-    assert bold(latex(of((50, 40, 62), (55, 54, 56), (40, 39, 41)))) == [], "not the next best only"
-    assert bold(latex(of((60, 60, 60), (60, 60, 60)))) == [], "a tie has no best"
+def test_bold_is_what_is_better_than_every_other_in_the_same_orders(stored_run):
+    own = [40, 50, 70]
+    assert best(stored_run, lora=own, full=[42, 52.5, 72]) == [False, True]
+    assert best(stored_run, lora=own, full=[41, 53, 72]) == [False, False]
+    assert best(stored_run, lora=own, full=[42, 52.5, 72], l2p=[30, 60, 70]) == [False] * 3
+    assert best(stored_run, lora=own, full=own) == [False, False], "a tie has no best"
 
 
-def test_the_lowest_is_best_where_less_is_better():
-    own = of((5, 4, 6), (9, 8, 10), (20, 19, 21))
-    assert bold(latex(own, highest=False)) == ["5.0"] and bold(latex(own)) == ["20.0"]
+def test_bold_needs_rivals_with_orders_in_common(stored_run):
+    assert best(stored_run, lora=[40, 50, 70]) == [False]
+    assert best(stored_run, lora=[40.0], full=[90.0]) == [False, False]
+    without = [None, None, None, 42, 43]
+    assert best(stored_run, lora=[40, 50, 70], full=[60, 71, 91], l2p=without) == [False] * 3
 
 
-def test_bold_needs_a_rival_and_every_rivals_interval():
-    assert bold(latex(of((50, 49, 51), (np.nan,) * 3))) == []
-    assert bold(latex(of((50, 49, 51), (60, 59, 61), (np.nan,) * 3))) == ["60.0"]
-    assert bold(latex(of((50, np.nan, np.nan), (60, 59, 61)))) == []
-    assert bold(latex(of((50, 49, 51), (60, np.nan, np.nan)))) == []
+def test_bold_is_by_column(stored_run):
+    accs = {("lora", 5): (40, 50), ("full", 5): (60, 71), ("lora", 9): (60, 71)}
+    accs |= {("full", 9): (40, 50)}
+    rows = [
+        ({"method": name, "tasks": n}, stored_run(name, acc, acc, acc, order=order))
+        for (name, n), pair in accs.items()
+        for order, acc in enumerate(pair)
+    ]
+    bold = clearly_best(frame(rows), "method", "tasks", "acc")
+    assert bold.tolist() == [[False, True], [True, False]]
 
 
-@pytest.mark.parametrize("intervals", [[], ["acc_std", "acc_low", "acc_high"]], ids=str)
-def test_without_intervals_nothing_is_bold_and_the_table_says_so(intervals):
-    text = latex(SEEDS[["method", "tasks", "acc"]].assign(**dict.fromkeys(intervals, np.nan)))
-    assert not bold(text) and r"\pm" not in text and "60.0" in text
+def test_without_intervals_the_table_says_that_nothing_is_bold():
+    alone = SUMMARY[["method", "tasks", "acc"]]
+    text = latex(alone, bold=np.zeros((3, 2), bool))
+    assert r"\pm" not in text and "60.0" in text
     assert text.index(r"\end{tabular}") < text.index("so nothing is bold")
     check_structure(text, 3)
 
@@ -127,7 +136,9 @@ def test_special_characters_print_as_themselves():
 
 
 def test_heads_are_escaped_too():
-    own = SEEDS.assign(tasks="N_t & 5%").drop_duplicates("method").rename(columns={"tasks": "a_b"})
+    own = (
+        SUMMARY.assign(tasks="N_t & 5%").drop_duplicates("method").rename(columns={"tasks": "a_b"})
+    )
     text = latex(own, "a_b")
     assert r"a\_b & N\_t \& 5\% \\" in text
     check_structure(text, 2)

@@ -1,12 +1,11 @@
-"""Sentences: true whichever method wins, and no more certain than the test images allow."""
+"""Sentences: true whichever method wins, and no more certain than the class orders allow."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fmlora_lab.analysis.statements import answer, capital, listed, margin, seeds_said
-from fmlora_lab.analysis.tables import compared
-from fmlora_lab.runs.frame import frame
+from fmlora_lab.analysis.statements import answer, capital, leader, listed, margin, orders_said
+from fmlora_lab.runs.frame import by_draw, frame
 
 pytestmark = pytest.mark.unit
 
@@ -15,14 +14,23 @@ RIVALS = ["full", "lora"]
 
 @pytest.fixture
 def table(stored_run):
-    """`table(method=(first, then, new), ...)`: the comparison of a run each."""
+    """`table(method=(first, then, new), ...)`: a sweep of a run each; a list is a run an order."""
 
     def make(**methods) -> pd.DataFrame:
-        named = {name.replace("_", "-"): accs for name, accs in methods.items()}
-        runs = {m: stored_run(m, *accs, joint=m == "joint") for m, accs in named.items()}
-        return compared(frame([({"method": m, "seed": 0}, run) for m, run in runs.items()]))
+        rows = []
+        for name, accs in methods.items():
+            method = name.replace("_", "-")
+            for order, own in enumerate(accs if isinstance(accs, list) else [accs]):
+                run = stored_run(method, *own, joint=method == "joint", order=order)
+                rows.append(({"method": method}, run))
+        return frame(rows)
 
     return make
+
+
+def flat(*accs: float) -> list[tuple[float, float, float]]:
+    """Runs that forget nothing, one an order."""
+    return [(acc, acc, acc) for acc in accs]
 
 
 @pytest.mark.parametrize(
@@ -43,23 +51,67 @@ def test_the_answer_is_the_numbers_own(table, own, verdict):
 def test_any_method_may_be_asked_about_and_any_be_its_rivals(table):
     found = table(fm_lora=(90, 20, 95), lora=(90, 85, 88), full=(80, 70, 70))
     said = answer(found, "lora", ["fm-lora"])
-    assert "**Yes: it remembers what FM-LoRA forgets.** FM-LoRA forgets 70.0 points" in said
+    assert "**Yes: it remembers what FM-LoRA forgets.** (one" in said
+    assert "FM-LoRA forgets 70.0 points" in said
     assert [x[:17] for x in said.splitlines() if x.startswith("- ")] == ["- Against FM-LoRA"]
 
 
 @pytest.mark.parametrize(
-    ("acc", "verdict"), [(70, "clearly better"), (50, "clearly worse"), (61, "no clear difference")]
+    ("accs", "gap", "verdict"),
+    [
+        ([62, 52, 73], "+2.3 ± 1.4", "better"),
+        ([58, 48, 67], "-2.3 ± 1.4", "worse"),
+        ([62, 48, 73], "+1.0 ± 6.6", "no difference that 3 class orders can tell"),
+    ],
 )
-def test_a_difference_is_clear_only_beyond_the_margin(table, acc, verdict):
-    said = answer(table(fm_lora=(80, acc, acc), lora=(80, 60, 60)), "fm-lora", RIVALS)
+def test_a_difference_is_one_only_where_its_paired_interval_says_so(table, accs, gap, verdict):
+    found = table(fm_lora=flat(*accs), lora=flat(60, 50, 70))
+    said = answer(found, "fm-lora", RIVALS)
     line = next(x for x in said.splitlines() if x.startswith("- Against"))
-    assert verdict in line
-    assert f"Acc {acc - 60:+.1f} points" in line
+    assert line.startswith(f"- Against sequential LoRA: Acc {gap} points ({verdict}), learning")
+
+
+def test_what_one_class_order_shows_is_marked_as_such(table):
+    said = answer(table(fm_lora=(90, 85, 88), full=(90, 20, 95)), "fm-lora", RIVALS)
+    assert "forgets.** (one class order: no interval) Full" in said
+    assert "Acc +29.0 points (one class order: no interval)" in said
+    assert "One class order: no interval, so a few points may be chance." in said
+
+
+def test_several_orders_decide_by_the_interval_what_one_order_seems_to_say(table):
+    level = table(fm_lora=[(90, 85, 88), (90, 10, 88)], full=[(90, 20, 95), (90, 20, 95)])
+    assert "**No: it does not clearly forget less" in answer(level, "fm-lora", RIVALS)
+    clear = table(fm_lora=[(90, 85, 88), (90, 84, 88)], full=[(90, 20, 95), (90, 20, 95)])
+    assert "**Yes: it remembers what full fine-tuning forgets.** Full" in answer(
+        clear, "fm-lora", RIVALS
+    )
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ([40, 31, 51], "FM-LoRA 60.3%"),
+        (
+            [57, 48, 75],
+            "FM-LoRA 60.3% (no difference from sequential LoRA that 3 class orders can tell)",
+        ),
+        ([99], "sequential LoRA 99.0% (one class order: no interval)"),
+    ],
+)
+def test_the_leader_is_named_with_those_it_cannot_be_told_from(table, lora, said):
+    own = flat(60, 50, 71) if len(lora) > 1 else flat(60)
+    assert leader(by_draw(table(fm_lora=own, lora=flat(*lora)), "acc")) == said
+
+
+def test_many_that_the_leader_cannot_be_told_from_are_counted(table):
+    others = {name: flat(50, 61) for name in ("lora", "full", "l2p", "sd_lora")}
+    said = leader(by_draw(table(fm_lora=flat(60, 52), **others), "acc"))
+    assert said == "FM-LoRA 56.0% (no difference from 4 others that 2 class orders can tell)"
 
 
 def test_the_best_is_named_whichever_it_is(table):
     said = answer(table(lora=(80, 70, 70), fm_lora=(80, 60, 60)), "fm-lora", RIVALS)
-    assert "place 2; the best is sequential LoRA with 70.0%" in said
+    assert "place 2; the highest is sequential LoRA's with 70.0%" in said
 
 
 @pytest.mark.parametrize(
@@ -76,8 +128,8 @@ def test_margin_is_twice_the_standard_error():
     assert margin(60, 60, 400) == pytest.approx(2 * np.std(draws[0] - draws[1]), rel=0.03)
 
 
-def test_a_table_without_the_method_says_so():
-    assert "no answer" in answer(pd.DataFrame(index=["lora"]), "fm-lora", RIVALS)
+def test_a_table_without_the_method_says_so(table):
+    assert "no answer" in answer(table(lora=(80, 60, 60)), "fm-lora", RIVALS)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +139,12 @@ def test_words_are_listed(words, said):
     assert listed(word for word in words) == said
 
 
-def test_how_many_seeds_the_numbers_are_of():
-    assert seeds_said(pd.DataFrame({"seed": [0, 0]})).startswith("One seed of training, so")
-    assert seeds_said(pd.DataFrame({"seed": [0, 4, 7, 4]})) == "Means over 3 seeds of training"
+def test_how_many_orders_the_numbers_are_of(table, stored_run):
+    assert orders_said(table(lora=flat(60))).startswith("One class order: no interval, so")
+    several = orders_said(table(lora=flat(60, 61, 62), full=flat(60)))
+    assert several == "Means over 3 class orders; ± is half the width of their 95% t interval"
+    seeds = frame([({"method": "lora"}, stored_run("lora", 9, 9, 9, seed)) for seed in (0, 4)])
+    assert orders_said(seeds).startswith("Means over 2 seeds of training;")
 
 
 def test_a_sentence_begins_with_a_capital():

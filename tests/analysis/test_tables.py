@@ -20,7 +20,7 @@ from fmlora_lab.analysis.tables import (
     to_text,
 )
 from fmlora_lab.config import BadInput
-from fmlora_lab.metrics import bootstrap_interval
+from fmlora_lab.metrics import t_interval
 from fmlora_lab.profiles import trials
 from fmlora_lab.runs.frame import METRICS, frame
 from fmlora_lab.runs.sweep import load_frame
@@ -28,8 +28,8 @@ from fmlora_lab.runs.sweep import load_frame
 pytestmark = pytest.mark.unit
 
 COMPARED = (
-    "acc", "learning_accuracy", "forgetting", "head", "other_acc", "trainable_parameters",
-    "kept_parameters", "seconds_a_task", "inference_mflops", "seeds",
+    "acc_trained", "acc_best", "best_head", "learning_accuracy", "forgetting",
+    "trainable_parameters", "kept_parameters", "seconds_a_task", "inference_mflops", "draws",
 )  # fmt: skip
 """The columns of the comparison of all methods."""
 
@@ -66,7 +66,13 @@ def test_a_row_holds_the_numbers_of_its_run(stored):
     table = compared(stored("lora", 90, 60, 80))
     row = table.loc["lora"]
     assert (row.acc, row.aaa, row.learning_accuracy, row.forgetting) == (70, 80, 85, 30)
-    assert (row["head"], row.other_acc) == ("linear", 55.5)
+    assert (row["head"], row.acc_trained, row.acc_best, row.best_head) == (
+        "linear",
+        70,
+        55.5,
+        "means",
+    )
+    assert row.passes_a_task == 8
     assert (row.trainable_parameters, row.kept_parameters, row.seconds) == (1234, 56, 12)
     assert (row.seconds_a_task, row.inference_mflops, row.tasks, row.test_images) == (
         6,
@@ -74,20 +80,46 @@ def test_a_row_holds_the_numbers_of_its_run(stored):
         2,
         800,
     )
-    assert "acc_std" not in table
+    assert "acc_low" not in table
 
 
-def test_seeds_are_averaged_with_their_spread(two_seeds):
+def test_the_best_closed_form_head_is_that_of_the_highest_mean(stored_run):
+    accs = [(60.0, 80.0), (70.0, 64.0)]  # of two class orders
+    runs = [
+        stored_run("lora", 90, 60, 80, order=i, heads={"lda": {"acc": a}, "ridge": {"acc": b}})
+        for i, (a, b) in enumerate(accs)
+    ]
+    row = compared(frame([({"method": "lora"}, run) for run in runs])).loc["lora"]
+    assert (row.best_head, row.acc_best) == ("ridge", 72)
+    assert (row.acc_best_low, row.acc_best_high) == pytest.approx(t_interval([80, 64]))
+
+
+def test_what_the_runs_do_not_have_is_no_column(stored):
+    assert "within_task" not in compared(stored("lora", 90, 60, 80))
+    assert not any("within" in name for name in readable(compared(stored("lora", 90, 60, 80))))
+
+
+def test_seeds_of_one_order_are_averaged_with_their_interval(two_seeds):
     table = compared(two_seeds)
     row = table.loc["fm-lora"]
-    assert row.acc == 75 and row.acc_std == pytest.approx(np.sqrt(50))
-    assert row.acc_low == 70 and row.acc_high == 80
-    assert (row.seeds, row.varied) == (2, "seed")
-    assert "75.0 ± 7.1 [70.0, 80.0]" in to_text(readable(table))
+    assert row.acc == 75 and (row.acc_low, row.acc_high) == pytest.approx(t_interval([70, 80]))
+    assert (row.draws, row.drawn) == (2, "seed")
+    assert "75.0 ± 63.5" in to_text(readable(table))
+
+
+def test_class_orders_count_and_seeds_of_an_order_are_averaged_first(stored_run):
+    runs = [(0, 0, 40), (0, 1, 44), (1, 0, 50), (1, 1, 50), (2, 0, 60), (2, 1, 70)]
+    runs = [stored_run("lora", acc, acc, acc, seed, order=order) for order, seed, acc in runs]
+    table = compared(frame([({"method": "lora"}, run) for run in runs]))
+    row = table.loc["lora"]
+    assert (row.acc, row.draws, row.drawn) == (pytest.approx((42 + 50 + 65) / 3), 3, "order_seed")
+    assert (row.acc_low, row.acc_high) == pytest.approx(t_interval([42, 50, 65]))
+    shown = readable(table, ["acc", "draws"])
+    assert list(shown) == ["Acc (%) ± 95%", "class orders"] and shown.iloc[0, 1] == "3"
 
 
 def test_a_run_asked_for_twice_counts_once(two_seeds):
-    assert compared(pd.concat([two_seeds, two_seeds])).loc["fm-lora"].seeds == 2
+    assert compared(pd.concat([two_seeds, two_seeds])).loc["fm-lora"].draws == 2
 
 
 def test_a_row_refuses_runs_that_differ_in_more_than_seeds(stored):
@@ -100,7 +132,7 @@ def test_a_row_refuses_runs_that_differ_in_more_than_seeds(stored):
 def test_an_option_that_is_younger_than_a_run_is_no_difference(stored):
     older = stored("lora", 90, 60, 80)
     younger = stored("lora", 90, 60, 80, seed=1, loss_over="task")
-    assert compared(pd.concat([older, younger])).loc["lora"].seeds == 2
+    assert compared(pd.concat([older, younger])).loc["lora"].draws == 2
 
 
 def test_a_row_refuses_runs_of_one_seed_on_different_images(stored):
@@ -116,13 +148,14 @@ def test_what_is_undefined_is_a_dash_to_read(stored):
 
 def test_markdown_has_a_line_a_method(two_seeds):
     lines = to_markdown(readable(compared(two_seeds), ("acc", "kept_parameters"))).splitlines()
-    assert lines[0] == "|  | Acc (%) | kept |" and lines[1] == "| --- | --- | --- |"
-    assert lines[2].startswith("| FM-LoRA | 75.0 ± 7.1 [70.0, 80.0] | 56 |") and len(lines) == 3
+    assert lines[0] == "|  | Acc (%) ± 95% | kept besides the backbone |"
+    assert lines[1:] == ["| --- | --- | --- |", "| FM-LoRA | 75.0 ± 63.5 | 56 |"]
 
 
-def test_without_a_spread_the_number_of_seeds_is_left_out(stored, two_seeds):
-    assert "seeds" not in readable(compared(stored("lora", 90, 60, 80)), COMPARED)
-    assert readable(compared(two_seeds), COMPARED)["seeds"].tolist() == ["2"]
+def test_of_one_class_order_there_is_neither_a_number_nor_an_interval(stored, two_seeds):
+    alone = readable(compared(stored("lora", 90, 60, 80)), COMPARED)
+    assert not any("orders" in name or "seeds" in name or "±" in name for name in alone)
+    assert readable(compared(two_seeds), COMPARED)["seeds of training"].tolist() == ["2"]
 
 
 def test_a_table_comes_back_from_its_folder_as_it_was_read(tmp_path, stored, two_seeds):
@@ -144,17 +177,17 @@ def test_curves_and_matrices_keep_seeds_apart_and_together(two_seeds):
     [
         (
             "glyphs-10",
-            "| FM-LoRA | 54.0 ± 2.2 [51.6, 55.9] | 72.8 ± 1.0 [72.2, 73.9] | "
-            "21.0 ± 2.6 [18.1, 23.1] | linear | 66.0 | 24,893 | 203,776 | 7.6 | 61.7 | 3 |",
-            "| joint training | 86.4 ± 0.3 [86.1, 86.8] | – | – | linear | 85.6 | 1,229,796 | "
-            "1,216,896 | 10.0 | 41.8 | 3 |",
+            "| FM-LoRA | 54.0 ± 5.4 | 66.0 ± 1.6 | means | 72.8 ± 2.5 | 21.0 ± 6.3 | 24,893 | "
+            "203,776 | 7.6 | 61.7 | 3 |",
+            "| joint training | 86.4 ± 0.8 | 85.6 ± 0.4 | means | – | – | 1,229,796 | 1,216,896 | "
+            "10.0 | 41.8 | 3 |",
         ),
         (
             "cifar100-tiny",
-            "| FM-LoRA | 49.0 ± 3.5 [44.9, 51.1] | 59.7 ± 1.8 [57.6, 60.7] | "
-            "12.2 ± 1.7 [11.0, 14.1] | linear | 61.8 | 75,044 | 603,648 | 26.4 | 843.1 | 3 |",
-            "| joint training | 66.3 ± 1.3 [65.2, 67.7] | – | – | linear | 71.4 | 5,518,372 | "
-            "5,499,072 | 31.9 | 747.9 | 3 |",
+            "| FM-LoRA | 49.0 ± 8.8 | 61.8 ± 6.1 | means | 59.7 ± 4.4 | 12.2 ± 4.1 | 75,044 | "
+            "603,648 | 26.4 | 843.1 | 3 |",
+            "| joint training | 66.3 ± 3.2 | 71.4 ± 3.2 | means | – | – | 5,518,372 | 5,499,072 | "
+            "31.9 | 747.9 | 3 |",
         ),
     ],
 )
@@ -168,12 +201,11 @@ def test_the_published_comparisons_are_those_of_the_runs_that_came_with_the_lab(
 def test_a_summary_and_the_comparison_agree():
     found = load_frame("glyphs-10")
     table, own = compared(found), summarize(found, ["method"], METRICS).set_index("method")
-    columns = [f"{m}{end}" for m in METRICS for end in ("", "_std", "_low", "_high")]
+    columns = [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")]
     pd.testing.assert_frame_equal(own[columns], table[columns])
-    assert own.seeds.equals(table.seeds) and list(own.columns) == [*columns, "seeds"]
+    assert own.draws.equals(table.draws) and list(own.columns) == [*columns, "draws"]
     by_method = found.groupby("method", sort=False)
-    means = by_method.acc_prototype.mean().where(table["head"] != "prototype")
-    pd.testing.assert_series_equal(means, table.other_acc, check_names=False)
+    pd.testing.assert_series_equal(by_method.acc_means.mean(), table.acc_best, check_names=False)
     for cost in ("seconds", "seconds_a_task", "inference_mflops"):
         pd.testing.assert_series_equal(by_method[cost].mean(), table[cost])
 
@@ -181,35 +213,35 @@ def test_a_summary_and_the_comparison_agree():
 def test_groups_stand_in_order_of_first_appearance(cells):
     own = cells(("lora", 10, 1), ("fm-lora", 5, 2), ("lora", 5, 3), ("lora", 10, 5))
     found = summarize(own, ["method", "tasks"], ["acc"])
-    assert list(zip(found.method, found.tasks, found.acc, found.seeds, strict=True)) == [
+    assert list(zip(found.method, found.tasks, found.acc, found.draws, strict=True)) == [
         ("lora", 10, 3, 2),
         ("fm-lora", 5, 2, 1),
         ("lora", 5, 3, 1),
     ]
 
 
-def test_spread_is_of_the_sample_and_only_where_there_are_several(cells):
+def test_intervals_are_only_where_there_are_several(cells):
     own = cells(("lora", 5, 40.0), ("lora", 5, 44.0), ("lora", 5, 48.0), ("full", 5, 10.0))
     lora, full = summarize(own, ["method"], ["acc"]).to_dict("records")
-    assert (lora["acc"], lora["acc_std"], lora["seeds"]) == (44, 4, 3)
-    assert (lora["acc_low"], lora["acc_high"]) == bootstrap_interval([40, 44, 48])
-    assert full["acc"] == 10 and np.isnan([full[f"acc_{x}"] for x in ("std", "low", "high")]).all()
+    assert (lora["acc"], lora["draws"]) == (44, 3)
+    assert (lora["acc_low"], lora["acc_high"]) == t_interval([40, 44, 48])
+    assert full["acc"] == 10 and np.isnan([full["acc_low"], full["acc_high"]]).all()
     alone = summarize(own.iloc[2:], ["method"], ["acc"])
-    assert list(alone.columns) == ["method", "acc", "seeds"]
+    assert list(alone.columns) == ["method", "acc", "draws"]
 
 
 def test_a_mean_over_fewer_seeds_than_it_says_is_no_mean(cells):
     own = cells(("lora", 5, 1.0), ("lora", 5, 3.0)).assign(forgetting=[np.nan, 5.0])
     row = summarize(own, ["method"], ["acc", "forgetting"]).iloc[0]
-    assert row.acc == 2 and row.acc_std == pytest.approx(np.sqrt(2))
-    assert np.isnan([row.forgetting, row.forgetting_std, row.forgetting_low]).all()
+    assert row.acc == 2 and (row.acc_low, row.acc_high) == t_interval([1, 3])
+    assert np.isnan([row.forgetting, row.forgetting_low, row.forgetting_high]).all()
 
 
 def test_a_run_that_two_cells_share_counts_once(stored_run):
     runs = [stored_run("lora", 40, 40, 40), stored_run("lora", 50, 50, 50, 1)]
     own = frame([({"method": "lora", "of": of}, run) for of in "xy" for run in runs])
-    assert summarize(own, ["method"], ["acc"]).seeds.tolist() == [2]
-    assert summarize(own, ["of"], ["acc"]).seeds.tolist() == [2, 2]
+    assert summarize(own, ["method"], ["acc"]).draws.tolist() == [2]
+    assert summarize(own, ["of"], ["acc"]).draws.tolist() == [2, 2]
 
 
 def test_rows_of_one_run_are_not_taken_for_seeds(cells):
@@ -236,7 +268,7 @@ def test_a_pivot_reads_as_a_table_in_order_of_appearance(cells):
     assert table.to_dict("split") == {
         "index": ["sequential LoRA", "joint training"],
         "columns": [20, 5],
-        "data": [["42.0 ± 2.8", "61.2"], ["–", "–"]],
+        "data": [["42.0 ± 25.4", "61.2"], ["–", "–"]],
     }
     assert (table.index.name, table.columns.name) == ("method", "tasks")
 
@@ -259,7 +291,7 @@ def test_numbers_over_two_labels_refuse_two_for_a_cell(cells):
 
 def test_several_values_stand_beside_each_other_under_their_headings(two_seeds):
     table = beside(two_seeds, "method", {"acc": "Acc (%)", "forgetting": "lost"})
-    assert table.to_dict("index") == {"FM-LoRA": {"Acc (%)": "75.0 ± 7.1", "lost": "25.0 ± 7.1"}}
+    assert table.to_dict("index") == {"FM-LoRA": {"Acc (%)": "75.0 ± 63.5", "lost": "25.0 ± 63.5"}}
 
 
 def test_numbers_are_shown_as_asked():

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from reading import legend, marks, surrounds
+from reading import legend, marks, surrounds, title
 
 from fmlora_lab import plots
+from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.style import styles
 
 pytestmark = pytest.mark.unit
@@ -23,9 +24,9 @@ def test_dots_draw_a_row_a_group_from_top_to_bottom():
     assert [round(y) for _, y in linear] == [0, 2] and [round(y) for _, y in means] == [0, 1]
     assert linear[0][1] < means[0][1]  # the first series stands above the second
     bars = [line.get_xydata().tolist() for line in axis.get_lines() if line.get_marker() == "None"]
-    first, second = (bar for bar in bars if not np.isnan(bar).any())  # of several seeds
-    assert first == [[50, linear[0][1]], [54, linear[0][1]]]
-    assert second == [[70, means[1][1]], [75, means[1][1]]]
+    first, second = (bar for bar in bars if not np.isnan(bar).any())  # of several orders
+    for bar, values, (_, y) in ((first, [50, 54], linear[0]), (second, [70, 74, 75], means[1])):
+        assert bar == [[end, y] for end in t_interval(values)]
     assert axis.yaxis_inverted()
     names = dict(
         zip(axis.get_yticks(), (t.get_text() for t in axis.get_yticklabels()), strict=True)
@@ -46,3 +47,27 @@ def test_a_single_series_of_methods_looks_as_they_do():
 
     alike = plots.dots({name: {"Acc": 50.0} for name in "abc"}, "", "").axes[0].get_lines()
     assert len({line.get_color() for line in alike}) == 1
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        (
+            {"lora": [2.0, 2.5, 3], "full": [-4.0, -5, -6], "l2p": [-1.0, 0, 3]},
+            "Above FM-LoRA: sequential LoRA; below FM-LoRA: full fine-tuning; "
+            "3 class orders cannot tell 1 of 3 from it",
+        ),
+        ({"lora": [2.0, 2.5, 3]}, "Above FM-LoRA: sequential LoRA"),
+        ({"lora": [-1.0, 2, 3]}, "3 class orders cannot tell 1 of 1 from it"),
+        ({"lora": [9.0]}, "Differences from FM-LoRA in one of the class orders: no interval"),
+    ],
+)
+def test_differences_stand_beside_0_and_the_title_says_which_lie_apart(gaps, said):
+    figure = plots.differences(gaps, "fm-lora", "Acc (points)")
+    (axis,) = figure.axes
+    assert title(figure) == said
+    assert axis.get_xlabel() == "Acc (points), minus that of FM-LoRA"
+    drawn = [x for row in marks(axis) for x, _ in row if not np.isnan(x)]
+    assert drawn == [np.mean(gap) for gap in gaps.values()]
+    (line,) = (line for line in axis.get_lines() if set(line.get_xdata()) == {0})
+    assert surrounds(axis, [[0, 0]]) and line.get_linestyle() == "-"

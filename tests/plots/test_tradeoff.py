@@ -7,6 +7,7 @@ import pytest
 from reading import clouds, intervals, legend, marks, names, surrounds, title
 
 from fmlora_lab import plots
+from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.style import styles
 
 pytestmark = pytest.mark.unit
@@ -105,7 +106,7 @@ def test_pareto_marks_every_method_and_names_those_that_none_beats():
     assert sorted(marks(axis)) == [
         [[0, 40]], [[0, 55]], [[1e5, 60]], [[1e6, 72]], [[2e6, 50]],
     ]  # fmt: skip
-    assert intervals(axis) == [[[1e6, 70.0], [1e6, 74.0]]]  # for the one method with two seeds
+    assert intervals(axis) == [[[1e6, end] for end in t_interval([70, 74])]]  # of two orders
     assert surrounds(axis, [[0, 40], [2e6, 74]])
     assert axis.get_xlabel() == "numbers kept" and "(%)" in axis.get_ylabel()
     assert title(figure).split(": ")[1] == "nearest class mean, FM-LoRA, sequential LoRA"

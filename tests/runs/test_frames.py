@@ -8,13 +8,21 @@ import pytest
 from fmlora_lab.config import BadInput, MethodLabel
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.runs.archive import RESULTS
-from fmlora_lab.runs.frame import acc_and_cost, along, frame, one_task_at_a_time, pick
+from fmlora_lab.runs.frame import (
+    acc_and_cost,
+    along,
+    by_draw,
+    draw_of,
+    frame,
+    one_task_at_a_time,
+    pick,
+)
 from fmlora_lab.runs.sweep import grid, load_frame, scaled, sweep, tuned
 
 pytestmark = pytest.mark.unit
 
 
-def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False):
+def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False, order=0, seed=0):
     """Stands for a stored run of two tasks."""
     head = {"acc": acc, "learning_accuracy": 80.0, "forgetting": forgetting}
     result = {
@@ -31,7 +39,9 @@ def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False):
         "test_images": [400, 400],
         "inference_flops": 2_500_000,
     }
-    return SimpleNamespace(result=result, label=MethodLabel("a", "b", one_task=one_task))
+    config = {"order_seed": order, "data_seed": 0, "seed": seed}
+    label = MethodLabel("a", "b", one_task=one_task)
+    return SimpleNamespace(result=result, label=label, config=config)
 
 
 def test_a_row_is_its_labels_then_its_runs_own_numbers():
@@ -81,16 +91,40 @@ def test_a_label_may_not_hide_a_number():
         frame([({"acc": 1}, a_run())])
 
 
-def test_values_along_a_label_are_a_row_a_seed():
+def test_values_along_a_label_are_a_row_a_class_order():
     rows = [("lora", 0, 5, 40), ("lora", 1, 5, 44), ("lora", 1, 10, 30), ("full", 0, 5, 9)]
-    found = frame([({"method": m, "tasks": n, "seed": s}, a_run(a)) for m, s, n, a in rows])
+    found = frame([({"method": m, "tasks": n}, a_run(a, order=o)) for m, o, n, a in rows])
     values = along(found, "acc", "tasks", (10, 5), method="lora")
     np.testing.assert_array_equal(values, [[np.nan, 40], [30, 44]])
-    assert pick(found, method="lora", seed=1).acc.tolist() == [44, 30]
+    assert pick(found, method="lora", tasks=5).acc.tolist() == [40, 44]
+
+
+def test_what_is_drawn_is_orders_where_there_are_several_else_seeds():
+    def drawn(*runs):
+        series = draw_of(frame([({}, a_run(order=order, seed=seed)) for order, seed in runs]))
+        return series.name, series.tolist()
+
+    assert drawn((0, 0), (3, 0), (3, 1)) == ("order_seed", [0, 3, 3])
+    assert drawn((2, 0), (2, 1)) == ("seed", [0, 1])
+    assert drawn((2, 5)) == ("order_seed", [2])
+
+
+def test_runs_of_one_order_are_averaged_and_one_asked_for_twice_counts_once():
+    runs = [(0, 0, 40.0), (0, 1, 44.0), (1, 0, 50.0)]
+    runs = [a_run(acc, order=order, seed=seed) for order, seed, acc in runs]
+    found = frame([({"method": "lora"}, run) for run in [*runs, runs[0]]])
+    table = by_draw(found, "acc")
+    assert table.lora.to_dict() == {0: 42, 1: 50} and table.index.name == "order_seed"
+
+
+def test_runs_that_a_label_does_not_tell_apart_are_not_averaged():
+    found = frame([({"method": "lora", "tasks": n}, a_run(n)) for n in (5, 10)])
+    with pytest.raises(BadInput, match="method does not tell the runs apart; pick some"):
+        by_draw(found, "acc")
 
 
 def test_a_method_that_sees_all_tasks_at_once_is_no_rival():
-    runs = [("lora", a_run(40)), ("joint", a_run(90, one_task=True)), ("lora", a_run(44))]
+    runs = [("lora", a_run(40)), ("joint", a_run(90, one_task=True)), ("lora", a_run(44, order=1))]
     found = one_task_at_a_time(frame([({"method": name}, run) for name, run in runs]))
     (name, (accs, cost)), *others = acc_and_cost(found, "kept_parameters").items()
     assert (name, accs.tolist(), cost, others) == ("lora", [40, 44], 56, [])
