@@ -5,7 +5,7 @@ for them, and draws what they say:
 
     from fmlora_lab import grid, sweep, plots
 
-    found = sweep(grid("demo", method=["fm-lora", "lora"], tasks=[5, 10], seed=range(3)))
+    found = sweep(grid("demo", method=["fm-lora", "lora"], tasks=[5, 10], order_seed=range(5)))
 
 `load_runs` and `Run` read stored runs without importing torch; the other names bring it, with the
 methods, when they are first used.

@@ -46,7 +46,7 @@ def compare_command(
     ] = None,
     data: options.Data = None,
     tasks: options.Tasks = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0 on.")] = 3,
+    orders: Annotated[int, typer.Option(min=1, help="Class orders, from 0 on.")] = 5,
     profile: options.ProfileName = "demo",
     backbone: options.BackboneTag = None,
     weights: options.Weights = None,
@@ -63,7 +63,7 @@ def compare_command(
     """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
-    values: dict[str, Any] = {"profile": profile, "seeds": seeds, "overrides": overrides}
+    values: dict[str, Any] = {"profile": profile, "orders": orders, "overrides": overrides}
     given = {"methods": methods or None, "benchmark": benchmark, "stored": stored}
     values |= {name: value for name, value in given.items() if value is not None}
     _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)

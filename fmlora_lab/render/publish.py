@@ -63,7 +63,8 @@ def provenance(name: str, found: pd.DataFrame) -> dict[str, Any]:
     return {
         "notebook": name,
         "methods": list(dict.fromkeys(found.method)),
-        "seeds": sorted(set(found.seed)),
+        "orders": sorted({run.config["order_seed"] for run in runs.values()}),
+        "seeds": sorted({run.config["seed"] for run in runs.values()}),
         "runs": {
             name: {"shipped": runs[name].shipped, **{key: environment[key] for key in said}}
             for name, environment in environments.items()

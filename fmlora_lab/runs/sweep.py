@@ -38,7 +38,7 @@ def grid(
 ) -> list[Asked]:
     """Every combination of the axes' values under a profile, the last axis changing fastest.
 
-        grid("demo", method=["fm-lora", "lora"], tasks=[5, 10, 20], seed=range(3))
+        grid("demo", method=["fm-lora", "lora"], tasks=[5, 10, 20], order_seed=range(5))
         grid("demo", variant={"wide": {"method.basis_rank": 64}, "default": {}}, seed=range(3))
 
     An axis is a value or several: `method`; a field of the configuration (`seed`), of its
@@ -159,7 +159,8 @@ def _labelled(config: RunConfig) -> Asked:
 
 
 def load_frame(where: Path | str, methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """Stored runs as a tidy frame, labelled method and seed, methods in the order of tables.
+    """Stored runs as a tidy frame, labelled method, order_seed and seed, methods in the order of
+    tables.
 
     `where` is a collection that came with the lab (`glyphs-10`), a runs folder or an archive
     (`NAME.zip`); of its complete runs all, or those of `methods`. BadInput if there is none.
@@ -169,10 +170,12 @@ def load_frame(where: Path | str, methods: Sequence[str] | None = None) -> pd.Da
     if not found:
         raise BadInput(f"{where}: no complete runs there")
     order = {name: place for place, name in enumerate(in_order())}  # others follow, by name
-    found.sort(
-        key=lambda r: (order.get(r.method_name, len(order)), r.method_name, r.config["seed"])
-    )
-    return frame([({"method": r.method_name, "seed": r.config["seed"]}, r) for r in found])
+    rows = [
+        ({"method": r.method_name, **{name: r.config[name] for name in ("order_seed", "seed")}}, r)
+        for r in found
+    ]
+    rows.sort(key=lambda row: (order.get(row[0]["method"], len(order)), *row[0].values()))
+    return frame(rows)
 
 
 def scaled(profile: str, method: str, settings: Sequence[str], factor: float) -> dict[str, float]:

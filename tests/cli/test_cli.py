@@ -133,7 +133,8 @@ if stored:
     found = frame([({"method": r.method_name, "seed": r.config["seed"]}, r)
                    for r in load_runs(stored)])
 else:
-    found = sweep(grid(profile, method=methods, seed=range(seeds), overrides=overrides), runs_dir)
+    found = sweep(grid(profile, method=methods, order_seed=range(orders), overrides=overrides),
+                  runs_dir)
 folder = pathlib.Path(figures_dir)
 folder.mkdir(parents=True, exist_ok=True)
 readable(compared(found)).to_csv(folder / f"{folder.name}.csv")
@@ -144,7 +145,7 @@ readable(compared(found)).to_csv(folder / f"{folder.name}.csv")
 def comparison(tmp_path):
     """A folder with a small notebook in the place of the lab's comparison of all methods."""
     parameters = new_code_cell(
-        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\nseeds = 3\noverrides = {}\n"
+        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\norders = 5\noverrides = {}\n"
         "stored = None\nruns_dir = None\nfigures_dir = '.'"
     )
     parameters.metadata["tags"] = ["parameters"]
@@ -159,13 +160,13 @@ def comparison(tmp_path):
 @pytest.mark.process
 def test_compare_is_a_notebooks_command_line(call, comparison, tmp_path):
     words = ("compare", "prototypes", "--profile", "smoke", "--notebooks-dir", comparison)
-    own = ("--seeds", 2, "--tasks", 10, "--runs-dir", tmp_path / "runs")
+    own = ("--orders", 2, "--tasks", 10, "--runs-dir", tmp_path / "runs")
     code, out, err = call(*words, *own, "--figures-dir", tmp_path / "out")
     assert code == 0 and "nearest class mean" in out
     assert str(tmp_path / "out" / "all_methods" / "all_methods.csv") in out
     assert re.search(r"all_methods +0 +2 +about", err)  # what it will need is said before
     made = load_runs(tmp_path / "runs")
-    assert sorted(r.config["seed"] for r in made) == [0, 1]
+    assert sorted(r.config["order_seed"] for r in made) == [0, 1]
     assert {r.config["benchmark"]["tasks"] for r in made} == {10}
 
     stored = ("--stored", tmp_path / "runs", "--figures-dir", tmp_path / "again")

@@ -23,6 +23,7 @@ def test_the_page_holds_every_figure_table_and_answer_and_needs_no_other_file(tm
         source = {
             "notebook": name,
             "runs": {"x": {}},
+            "orders": [0, 2],
             "seeds": [0, 1],
             "revision": None,
         }
@@ -38,7 +39,7 @@ def test_the_page_holds_every_figure_table_and_answer_and_needs_no_other_file(tm
     assert page.count("54.0 ± 1.0") == 2 and page.count("Because 5 &lt; 6.") == 2
     assert len(re.findall(r'src="data:image/png;base64,', page)) == 3
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    assert "seeds 0, 1" in page
+    assert "class orders 0, 2, seeds 0, 1;" in page
 
 
 def test_nothing_rendered_is_said(tmp_path):
