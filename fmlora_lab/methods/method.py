@@ -243,7 +243,8 @@ class Method(nn.Module):
         the head on them."""
 
     def kept(self) -> int:
-        """Numbers kept from task to task and needed at inference or to go on, without the head."""
+        """Numbers kept from task to task and needed at inference or to go on, besides one backbone
+        and the head: an update that is merged into the weights takes no room of its own."""
         return 0
 
 

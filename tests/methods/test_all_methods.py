@@ -96,6 +96,20 @@ def test_nothing_frozen_moves(trainer, tiny_stream, tiny_vit, quick, name):
 
 
 @every_method
+def test_what_is_kept_is_the_methods_own_and_no_weight_of_the_backbone(
+    trainer, tiny_stream, quick, name
+):
+    run = trainer(quick(name), tiny_stream())
+    run.run()
+    backbone = {id(p) for p in run.learner.model.network.parameters()}
+    tensors = [*run.method.parameters(), *run.method.buffers()]
+    own = sum(t.numel() for t in tensors if id(t) not in backbone and t.is_floating_point())
+    assert run.method.kept() <= own
+    merged = {"lora", "full", "joint", "linear-probe", "prototypes"}  # what they learn is in it
+    assert (run.method.kept() == 0) == (name in merged)
+
+
+@every_method
 def test_training_loss_falls_by_a_third_in_every_task_that_it_trains(
     trainer, tiny_stream, memory_keeper, quick, name
 ):

@@ -140,8 +140,7 @@ class InfLoRA(Method):
         return record | {"free": self.free.clone()}
 
     def kept(self) -> int:
-        merged = sum(site.d_out * site.d_in for site in self.model.sites)
-        return merged + sum(getattr(self, f"memory{s}").numel() for s in range(len(self.U)))
+        return sum(getattr(self, f"memory{s}").numel() for s in range(len(self.U)))
 
     def _threshold(self) -> float:
         first, last = self.settings.threshold, self.settings.last_threshold

@@ -66,6 +66,3 @@ class LoRA(Method):
             site.weight += site.full_rows(update).dense()
             update.U.zero_()
         return record
-
-    def kept(self) -> int:
-        return sum(site.d_out * site.d_in for site in self.model.sites)

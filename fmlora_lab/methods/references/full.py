@@ -37,6 +37,3 @@ class Full(Method):
         weights = [p for p in self.vit.parameters() if p.ndim > 1]
         rest = [p for p in self.vit.parameters() if p.ndim <= 1]
         return [Group(weights, self.settings.lr), Group(rest, self.settings.lr, decay=False)]
-
-    def kept(self) -> int:
-        return sum(p.numel() for p in self.vit.parameters())

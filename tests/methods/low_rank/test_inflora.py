@@ -288,7 +288,7 @@ def test_designed_directions_are_free_and_frozen_and_hooks_go(
     assert {id(p) for p in trained} == {id(U) for U in m.U}
     assert not any(tensor.requires_grad for tensor in m.buffers())
     kept = sum(keeper.records[-1][f"memory.blocks.{s}.attn.qkv"].numel() for s in range(2))
-    assert m.kept() == 2 * 64 * 32 + kept
+    assert m.kept() == kept
 
 
 def test_the_moments_are_those_of_the_present_tasks_inputs(trainer, tiny_stream, monkeypatch):
