@@ -39,8 +39,8 @@ class SDLoRASettings(SiteSettings):
     """KD: fold a direction whose squared distance from the old ones' span is at most this."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of U_t and V_t."""
-    lr_magnitudes: float = Field(default=1e-3, gt=0)
-    """Learning rate of α."""
+    lr_magnitudes: float = Field(default=8e-3, gt=0)
+    """Learning rate of α; at 1e-3 it hardly moves in a short training."""
     form: Literal["paper", "code"] = "paper"
     """`code`: as released (see above)."""
 
@@ -67,7 +67,7 @@ class SDLoRASettings(SiteSettings):
     search={
         **HEAD_RATES,
         "method.lr": (5e-4, 1e-3, 2e-3, 4e-3),
-        "method.lr_magnitudes": (1e-3, 1e-2),
+        "method.lr_magnitudes": (1e-3, 8e-3, 3e-2),
         "method.rank": (4, 8, 16),
     },
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
