@@ -10,7 +10,9 @@ Learning", ECCV, arXiv 2204.04799. Only prompts of tasks that were learned can b
 codes' pools have one for every task to come, whose keys are noise until then.
 
 Published (port JH-LEE-KR/dualprompt-pytorch, ImageNet-R): G length 5, E length 20, λ 1, Adam 0.005
-times batch / 256, 50 epochs, batch 24; a new E starts from the last task's. The port has 5 keys
+times batch / 256 at a constant rate, gradient norms clipped at 1.0, 50 epochs, batch 24; a new E
+starts from the last task's. Here, as for every method: AdamW, the rate falls along a cosine,
+nothing is clipped. The port has 5 keys
 and 5 values, 20 and 20, and a reshape of E that gives some images keys for values; CODA-Prompt's
 code 3 and 3, 10 and 10, a key a block, and sums λ's term over the batch.
 """

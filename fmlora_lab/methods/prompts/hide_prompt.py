@@ -12,7 +12,9 @@ an output for every class and task.
 
 Published (thu-ml/HiDe-Prompt, ImageNet-R): length 20 keys and 20 values, blocks 0 to 4, m 0.01,
 λ 0.5; g: Adam 5e-4, 20 epochs; prompts 0.03, 150 epochs, batch 24 on 8 GPUs; heads: SGD 0.005, 30
-epochs. The code keeps 10 k-means centroids a class (`centroids`); the paper also one Gaussian.
+epochs; gradient norms clipped at 1.0, schedules by script (by default in steps; cosine for the
+prompts). Here, as for every method: AdamW, the rate falls along a cosine in each stage, nothing is
+clipped. The code keeps 10 k-means centroids a class (`centroids`); the paper also one Gaussian.
 Passes for statistics see images as they are; in the code augmented. The code takes prefixes apart
 as DualPrompt's port does.
 """

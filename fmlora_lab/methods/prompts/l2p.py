@@ -10,9 +10,11 @@ All tasks train the whole pool. As everywhere here the loss sees the current tas
 prompts have no position embedding (the PyTorch port gives them one).
 
 Published (CIFAR-100; port JH-LEE-KR/l2p-pytorch): pool 10, length 5, top 5, λ 0.1, Adam 0.03 times
-batch / 256, 5 epochs, batch 16. The port differs: `batchwise` gives all images of a batch the
-prompts that most of them chose, so that a prediction depends on its neighbours. CODA-Prompt's
-code (L2P++) puts prefixes into the first block's attention and reads [CLS].
+batch / 256 at a constant rate, gradient norms clipped at 1.0, 5 epochs, batch 16. Here, as for
+every method: AdamW, the rate falls along a cosine, nothing is clipped. The port differs:
+`batchwise` gives all images of a batch the prompts that most of them chose, so that a prediction
+depends on its neighbours. CODA-Prompt's code (L2P++) puts prefixes into the first block's
+attention and reads [CLS].
 """
 
 from typing import Literal
