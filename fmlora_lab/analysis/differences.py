@@ -70,6 +70,11 @@ def readable_differences(table: pd.DataFrame, heading: str) -> pd.DataFrame:
     return pd.DataFrame(shown, index=[title_of(name) for name in table.index])
 
 
+def gap_said(row: Any, unit: str = " points") -> str:
+    """A row of `differences` in words: `+1.9 ± 2.4 points (no difference that …)`."""
+    return f"{with_half_width(row, 'difference', '{:+.1f}')}{unit} ({verdict(row)})"
+
+
 def verdict(row: Any, more: str = "better", less: str = "worse") -> str:
     """What a row of `differences` says, and no more."""
     if row["draws"] < 2:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from fmlora_lab.analysis.differences import differences, differences_of, verdict
+from fmlora_lab.analysis.differences import differences, differences_of, gap_said, verdict
 from fmlora_lab.analysis.tables import compared, counted, with_half_width
 from fmlora_lab.config import METHOD_LABELS, title_of
 from fmlora_lab.runs.frame import draw_of
@@ -31,12 +31,12 @@ def orders_said(found: pd.DataFrame) -> str:
     return f"{said[0].upper()}{said[1:]}: no interval, so a few points may be chance"
 
 
-def leader(table: pd.DataFrame, unit: str = "%") -> str:
-    """Who has the highest mean of numbers by class order and label (`runs.frame.by_draw`), and
+def leader(table: pd.DataFrame) -> str:
+    """Who has the highest mean of percentages by class order and label (`runs.frame.by_draw`), and
     from which others no interval tells it."""
     means = table.mean().dropna()
     first = means.idxmax()
-    text = f"{title_of(str(first))} {means[first]:.1f}{unit}"
+    text = f"{title_of(str(first))} with {means[first]:.1f}%"
     rows = differences_of(table.loc[:, means.index], first)
     level = rows[~rows.apart.astype(bool)]
     if level.empty:
@@ -128,12 +128,13 @@ def capital(name: str) -> str:
 
 
 def _against(gaps: Mapping[str, pd.Series], name: str) -> str:
-    acc, learned, lost = (
-        with_half_width(gap.to_dict(), "difference", "{:+.1f}") for gap in gaps.values()
+    learned, lost = (
+        with_half_width(gaps[value].to_dict(), "difference", "{:+.1f}")
+        for value in ("learning_accuracy", "forgetting")
     )
     return (
-        f"- Against {title_of(name)}: Acc {acc} points ({verdict(gaps['acc'])}), learning "
-        f"accuracy {learned}, forgetting {lost}."
+        f"- Against {title_of(name)}: Acc {gap_said(gaps['acc'])}, learning accuracy {learned}, "
+        f"forgetting {lost}."
     )
 
 

@@ -90,12 +90,12 @@ def test_several_orders_decide_by_the_interval_what_one_order_seems_to_say(table
 @pytest.mark.parametrize(
     ("lora", "said"),
     [
-        ([40, 31, 51], "FM-LoRA 60.3%"),
+        ([40, 31, 51], "FM-LoRA with 60.3%"),
         (
             [57, 48, 75],
-            "FM-LoRA 60.3% (no difference from sequential LoRA that 3 class orders can tell)",
+            "FM-LoRA with 60.3% (no difference from sequential LoRA that 3 class orders can tell)",
         ),
-        ([99], "sequential LoRA 99.0% (one class order: no interval)"),
+        ([99], "sequential LoRA with 99.0% (one class order: no interval)"),
     ],
 )
 def test_the_leader_is_named_with_those_it_cannot_be_told_from(table, lora, said):
@@ -106,7 +106,7 @@ def test_the_leader_is_named_with_those_it_cannot_be_told_from(table, lora, said
 def test_many_that_the_leader_cannot_be_told_from_are_counted(table):
     others = {name: flat(50, 61) for name in ("lora", "full", "l2p", "sd_lora")}
     said = leader(by_draw(table(fm_lora=flat(60, 52), **others), "acc"))
-    assert said == "FM-LoRA 56.0% (no difference from 4 others that 2 class orders can tell)"
+    assert said == "FM-LoRA with 56.0% (no difference from 4 others that 2 class orders can tell)"
 
 
 def test_the_best_is_named_whichever_it_is(table):

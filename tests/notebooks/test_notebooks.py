@@ -110,9 +110,10 @@ def test_the_paper_profile_asks_for_the_papers_backbone_and_benchmarks(path, mon
 
 
 @studies
-def test_a_seed_more_is_that_many_runs_more(path, monkeypatch):
-    one, two = (configs(path, {"seeds": n}, monkeypatch) for n in (1, 2))
-    assert {config.seed for config in two} == {0, 1} and len(two) == 2 * len(one)
+def test_a_class_order_more_is_that_many_runs_more(path, monkeypatch):
+    one, two = (configs(path, {"orders": n}, monkeypatch) for n in (1, 2))
+    assert {config.order_seed for config in two} == {0, 1} and len(two) == 2 * len(one)
+    assert {config.seed for config in two} == {0}
 
 
 @studies

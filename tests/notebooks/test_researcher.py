@@ -13,11 +13,11 @@ from fmlora_lab.render.render import render
 pytestmark = pytest.mark.process
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "23_rank_selector.ipynb"
-ASKED = {"profile": "smoke", "seeds": 1}
+ASKED = {"profile": "smoke", "orders": 1}
 QUICK = {"ranks = [2, 4, 8, 16, 32]": "ranks = [2, 8]"}
 MORE = {
     '    "DRS, paper":': '    "DRS, warm": {"method.drs.tau": 3.0},\n    "DRS, paper":',
-    "seed=range(seeds)": "seed=range(seeds + 1)",
+    "order_seed=range(orders)": "order_seed=range(orders + 1)",
 }
 
 
@@ -31,7 +31,7 @@ def edit(copy: Path, changes: dict[str, str]) -> None:
     nbformat.write(notebook, copy)
 
 
-def test_a_variant_and_a_seed_more_in_a_copied_notebook(tmp_path, capfd):
+def test_a_variant_and_an_order_more_in_a_copied_notebook(tmp_path, capfd):
     own, runs, figures = (tmp_path / name for name in ("notebooks", "runs", "figures"))
     own.mkdir()
     copy = Path(shutil.copy(NOTEBOOK, own / "my_ranks.ipynb"))
@@ -47,7 +47,7 @@ def test_a_variant_and_a_seed_more_in_a_copied_notebook(tmp_path, capfd):
     assert render(["my_ranks"], ASKED, runs, figures, own) == 0
     now = pd.read_csv(figures / "my_ranks" / "runs.csv")
     choices = list(dict.fromkeys(first.choice))
-    assert set(now.choice) == {*choices, "DRS, warm"} and set(now.seed) == {0, 1}
+    assert set(now.choice) == {*choices, "DRS, warm"} and set(now.order_seed) == {0, 1}
     new = len(now) - len(first)
     assert len(now) == 2 * (len(choices) + 1)
     assert re.search(rf"my_ranks +{len(first)} +{new} +about \d+ ", capfd.readouterr().err)
