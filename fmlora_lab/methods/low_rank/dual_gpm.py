@@ -7,42 +7,13 @@ Source: Liang and Li 2023, "Adaptive Plasticity Improvement for Continual Learni
 as InfLoRA uses it. All in float64, since thresholds of 0.98 and more cut small singular values.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fmlora_lab.backbone.sites import Site
-
 NOTHING = 1e-6
 """Share of the inputs' largest moment below which a direction counts as rounding: it is neither
 free nor in use, where the official code takes whatever direction an SVD returns."""
-
-
-class InputMoments:
-    """Second moments (1/n) Σ x xᵀ of every site's inputs x, gathered while images pass."""
-
-    def __init__(self, sites: list[Site]):
-        self.sums = [
-            torch.zeros(s.d_in, s.d_in, dtype=torch.float64, device=s.weight.device) for s in sites
-        ]
-        self.counts = [0] * len(sites)
-        self.hooks = [
-            site.register_forward_pre_hook(partial(self._gather, number))
-            for number, site in enumerate(sites)
-        ]
-
-    def _gather(self, number: int, site: Site, args: tuple) -> None:
-        x = args[0].detach().reshape(-1, site.d_in).float()
-        self.sums[number] += (x.T @ x).double()
-        self.counts[number] += len(x)
-
-    def take(self) -> list[Float[Tensor, "d d"]]:
-        """The moments of all sites' inputs; gathering ends."""
-        for hook in self.hooks:
-            hook.remove()
-        return [total / count for total, count in zip(self.sums, self.counts, strict=True)]
 
 
 def without(

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.tower import Tower
-from fmlora_lab.methods.low_rank.dual_gpm import InputMoments, extend, free_vectors
+from fmlora_lab.methods.input_moments import InputMoments
+from fmlora_lab.methods.low_rank.dual_gpm import extend, free_vectors
 from fmlora_lab.methods.method import (
     HEAD_RATES,
     Group,

@@ -6,7 +6,8 @@ import torch
 
 from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.config import BadInput
-from fmlora_lab.methods.low_rank.dual_gpm import InputMoments, extend, free_vectors, without
+from fmlora_lab.methods.input_moments import InputMoments
+from fmlora_lab.methods.low_rank.dual_gpm import extend, free_vectors, without
 from fmlora_lab.methods.low_rank.inflora import InfLoRA, InfLoRASettings
 from fmlora_lab.methods.method import Stage, StageEnd, TaskInfo, build
 from fmlora_lab.profiles import configure

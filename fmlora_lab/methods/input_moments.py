@@ -1,0 +1,34 @@
+"""What enters the adapted layers: second moments of their inputs, in float64."""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fmlora_lab.backbone.sites import Site
+
+
+class InputMoments:
+    """Second moments (1/n) Σ x xᵀ of every site's inputs x, gathered while images pass."""
+
+    def __init__(self, sites: list[Site]):
+        self.sums = [
+            torch.zeros(s.d_in, s.d_in, dtype=torch.float64, device=s.weight.device) for s in sites
+        ]
+        self.counts = [0] * len(sites)
+        self.hooks = [
+            site.register_forward_pre_hook(partial(self._gather, number))
+            for number, site in enumerate(sites)
+        ]
+
+    def _gather(self, number: int, site: Site, args: tuple) -> None:
+        x = args[0].detach().reshape(-1, site.d_in).float()
+        self.sums[number] += (x.T @ x).double()
+        self.counts[number] += len(x)
+
+    def take(self) -> list[Float[Tensor, "d d"]]:
+        """The moments of all sites' inputs; gathering ends."""
+        for hook in self.hooks:
+            hook.remove()
+        return [total / count for total, count in zip(self.sums, self.counts, strict=True)]
