@@ -1,7 +1,8 @@
 """Where F-LoRA's bases can come from besides the first task (docs/method.md, section 2).
 
-Each source gives (A, C, B) a site: A (o, R), B (i, R) orthonormal, C zero. Shape letters:
-o = d_out, i = d_in, R the width of the bases.
+Each source gives (A, C, B) a site: A (o, R), B (i, R) orthonormal, C zero. The same directions B
+are what V of the first task's LoRA can start in. Shape letters: o = d_out, i = d_in, R the width
+of the bases.
 """
 
 import torch
@@ -18,6 +19,11 @@ def from_weight_svd(site: Site, R: int) -> Triple:
     W = site.weight.detach() if site.rows is None else site.weight.detach()[site.rows]
     left, _, rightT = torch.linalg.svd(W, full_matrices=False)
     return _with_zero_core(left[:, :R], rightT[:R].T)
+
+
+def top_inputs(moments: Float[Tensor, "i i"], R: int) -> Float[Tensor, "i R"]:
+    """The top R right singular vectors of a site's inputs (n, i), from their second moments."""
+    return torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :R]
 
 
 def from_random(site: Site, R: int, generator: torch.Generator) -> Triple:

@@ -62,6 +62,15 @@ class FactorizedLoRA(nn.Module):
         self.V = nn.ParameterList((draw / len(draw) ** 0.5).to(self.core) for draw in draws)
 
     @torch.no_grad()
+    def start_in(self, directions: list[Float[Tensor, "_ R"]]) -> None:
+        """Have V of task 1's LoRA start in these orthonormal directions (i, R) of every site.
+
+        ‖V‖² = R, which is what a Gaussian V has on average.
+        """
+        for V, chosen in zip(self.V, directions, strict=True):
+            V.copy_(chosen)
+
+    @torch.no_grad()
     def make_bases(self) -> None:
         """Turn U Vᵀ into orthonormal A, B and C_1 = diag(σ), leaving ΔW_1 as it is."""
         self.set_bases([thin_svd(U, V) for U, V in zip(self.U, self.V, strict=True)])

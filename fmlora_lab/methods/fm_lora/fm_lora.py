@@ -12,18 +12,25 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import Settings
-from fmlora_lab.methods.fm_lora.bases import GradientSketch, from_random, from_weight_svd, shared
+from fmlora_lab.methods.fm_lora.bases import (
+    GradientSketch,
+    from_random,
+    from_weight_svd,
+    shared,
+    top_inputs,
+)
 from fmlora_lab.methods.fm_lora.estimates import ESTIMATES, Estimates
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA, Triple
 from fmlora_lab.methods.fm_lora.meta_prompt import PromptSettings, new_prompt
 from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
+from fmlora_lab.methods.input_moments import InputMoments
 from fmlora_lab.methods.method import (
     HEAD_RATES,
     Batch,
@@ -46,8 +53,23 @@ class BasesSettings(Settings):
     """Where A and B come from (written `bases.from`)."""
     lr: float = Field(default=3e-4, gt=0)
     """Learning rate of the first task's LoRA, from which `first-task` takes its bases."""
+    init: Literal["gaussian", "inputs", "gradient", "weight"] = "gaussian"
+    """Where V of that LoRA starts, which a short training hardly moves: at random, or in the top R
+    right singular directions of the first task's inputs, of its gradient at W0, or of W0."""
+    lr_v: float | None = Field(default=None, gt=0)
+    """Learning rate of V alone; by default `lr`."""
     shared: bool = False
     """One A and B for a layer in all blocks, instead of one a site."""
+
+    @model_validator(mode="after")
+    def _only_a_lora_has_a_start(self) -> "BasesSettings":
+        for name, default in (("init", "gaussian"), ("lr_v", None)):
+            value = getattr(self, name)
+            if self.source != "first-task" and value != default:
+                raise ValueError(
+                    f'method.bases.{name} is {value!r}, which needs method.bases.from "first-task"'
+                )
+        return self
 
 
 class FMLoRASettings(SiteSettings):
@@ -106,6 +128,7 @@ class FMLoRA(Method):
         self.register_buffer("chosen", self._fixed_ranks())
         self.register_buffer("probabilities", torch.zeros(choices, len(self.selector.ranks)))
         self.sketch: GradientSketch | None = None
+        self.moments: InputMoments | None = None
         self.estimates = Estimates() if settings.drs.estimates else None
         self.columns: Tensor | None = None
         self.stage = ""
@@ -129,10 +152,16 @@ class FMLoRA(Method):
         if self.settings.drs.enabled:
             widest = torch.full_like(widest, self.selector.r_max)
         self._begin_update(widest, task.generator)
+        if task.index == 0 and self.settings.bases.init == "weight":
+            R = self.factorized.R
+            self.factorized.start_in([from_weight_svd(site, R)[2] for site in self.model.sites])
 
     def stages(self, epochs: int) -> Iterator[Stage]:
-        drs = self.settings.drs
-        if self.task.index == 0 and self.settings.bases.source == "first-task-gradient":
+        drs, bases = self.settings.drs, self.settings.bases
+        if self.task.index == 0 and bases.init == "inputs":
+            yield Stage("inputs", 1, observe=True)
+        by_gradient = bases.init == "gradient" or bases.source == "first-task-gradient"
+        if self.task.index == 0 and by_gradient:
             yield Stage("head", 1)  # the gradient at W0 says little behind a head of noise
             yield Stage("gradient", 1, step=False)
         if drs.enabled and drs.estimates:
@@ -145,9 +174,11 @@ class FMLoRA(Method):
         self.stage = stage.name
         if stage.name == "gradient":
             self.sketch = GradientSketch(self.model.sites, self.factorized.R, generator)
+        if stage.name == "inputs":
+            self.moments = InputMoments(self.model.sites)
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
-        if self.estimates is not None:
+        if self.stage == "estimate" and self.estimates is not None:
             self.estimates.observe(features, labels)
 
     def on_step(self, generator: torch.Generator) -> None:
@@ -175,7 +206,8 @@ class FMLoRA(Method):
             return []
         f, settings = self.factorized, self.settings
         if f.learning_bases:
-            groups = [Group([*f.U, *f.V], settings.bases.lr)]
+            lr, lr_v = settings.bases.lr, settings.bases.lr_v
+            groups = [Group([*f.U], lr), Group([*f.V], lr_v or lr)]
         else:
             groups = [Group([f.M, f.N], settings.lr)]
         if settings.prompt.tokens and self.P.requires_grad:
@@ -199,9 +231,16 @@ class FMLoRA(Method):
         return loss
 
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
-        if stage.name == "gradient" and self.sketch is not None:
-            self._set_bases(self.sketch.triples())
-            self.sketch = None
+        if self.moments is not None:
+            found = self.moments.take()
+            self.factorized.start_in([top_inputs(of, self.factorized.R) for of in found])
+            self.moments = None
+        if self.sketch is not None:
+            found, self.sketch = self.sketch.triples(), None
+            if self.factorized.learning_bases:
+                self.factorized.start_in([B for _, _, B in found])
+            else:
+                self._set_bases(found)
         if stage.name == "estimate" and self.estimates is not None:
             self.estimates.end_observing()
         if stage.name == "preliminary":

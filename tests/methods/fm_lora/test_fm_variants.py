@@ -396,8 +396,11 @@ def stopping(keeper_type):
         {"drs": {"estimates": True}, "prompt": {"tokens": 2}},
         {"bases": {"from": "weight-svd"}, "directions": "own"},
         {"bases": {"shared": True}},
+        {"bases": {"init": "inputs"}, "drs": {"estimates": True}},
+        {"bases": {"init": "gradient", "lr_v": 0.01}},
+        {"bases": {"init": "weight"}},
     ],
-    ids=["estimates", "own", "shared"],
+    ids=["estimates", "own", "shared", "inputs", "gradient", "weight"],
 )
 def test_stopped_after_every_epoch_and_resumed_leaves_the_same_records(
     ready, memory_keeper, monkeypatch, settings
