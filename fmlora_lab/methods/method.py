@@ -97,8 +97,10 @@ class Stage:
 
     With `hold_out`, that share of every class is kept back and its loss is measured when the
     stage ends. With `step=False`, gradients are summed over the stage and nothing is updated.
-    After a `probe` the head's rows start anew, as if the stage had not been. With `observe`,
-    nothing is learned: the images pass once, as they are, and the method's `observe` sees them.
+    A `probe` only measures: the head's rows start anew in it and are afterwards what they were
+    before, as if the stage had not been. No checkpoint falls inside it, so that a method may put
+    aside in memory what it brings back. With `observe`, nothing is learned: the images pass once,
+    as they are, and the method's `observe` sees them.
     """
 
     name: str

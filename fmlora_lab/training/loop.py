@@ -134,11 +134,12 @@ class Trainer:
             line = {"task": run.task.index, "stage": run.stage.name, "epoch": epoch, "loss": loss}
             self.keeper.log(line | {"seconds": now - began})
             if epoch + 1 == run.stage.epochs:
-                trained = self.method.trained()
-                trained += sum(p.numel() for p in self.learner.head.parameters())
-                self.at.trained = [*self.at.trained[: run.task.index], trained]
+                if not run.stage.probe:
+                    trained = self.method.trained()
+                    trained += sum(p.numel() for p in self.learner.head.parameters())
+                    self.at.trained = [*self.at.trained[: run.task.index], trained]
                 run.end()
-            elif now - saved > cost / CHECKPOINT_SHARE:
+            elif not run.stage.probe and now - saved > cost / CHECKPOINT_SHARE:
                 self._checkpoint(run.optimizer_state())
                 saved = time.perf_counter()
                 cost = saved - now

@@ -34,6 +34,9 @@ class StageRun:
         self.queries = self.learner.queries(self.images) if fixed else None
         self.batch_size = training.batch_size
         self.steps = math.ceil(len(self.images) / self.batch_size) * stage.epochs
+        self.head_before = {n: t.clone() for n, t in learner.head.state_dict().items()}
+        if stage.probe:  # from new rows, wherever the task stands
+            learner.head.begin_task(task.classes, self._generator("head"))
         rows, lr = learner.head.rows, training.lr_head
         rest = [p for p in learner.head.parameters() if p is not rows]
         groups = [
@@ -74,9 +77,9 @@ class StageRun:
     def end(self) -> None:
         """Measure the held-out loss and let the method draw its conclusions."""
         loss = None if self.held_out is None else self.learner.mean_loss(self.held_out)
-        self.method.end_stage(self.stage, StageEnd(loss, self._generator("after")))
         if self.stage.probe:
-            self.learner.head.begin_task(self.task.classes, self._generator("head"))
+            self.learner.head.load_state_dict(self.head_before)
+        self.method.end_stage(self.stage, StageEnd(loss, self._generator("after")))
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by parameter number and name."""

@@ -15,7 +15,7 @@ from fmlora_lab import restore, run
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.config import BadInput
 from fmlora_lab.methods.low_rank.lora import LoRA, LoRASettings
-from fmlora_lab.methods.method import Batch, Group, Method, StepBatch, TaskInfo, register
+from fmlora_lab.methods.method import Batch, Group, Method, Stage, StepBatch, TaskInfo, register
 from fmlora_lab.runs.run import parts
 from fmlora_lab.training import learner as learner_module
 
@@ -405,6 +405,53 @@ def test_in_training_the_present_tasks_columns_learn_alone(trainer, tiny_stream,
         assert min(U.grad.abs().max(), V.grad.abs().max()) > 1e-6
 
 
+# A probe, which only measures
+
+
+class Probing(LoRA):
+    """After a task's training the head alone learns once more, for two epochs, to see how fast."""
+
+    def __init__(self, settings: LoRASettings, model):
+        super().__init__(settings, model)
+        self.stage = ""
+
+    def stages(self, epochs: int):
+        yield Stage("train", epochs)
+        yield Stage("look", 2, hold_out=0.25, probe=True)
+
+    def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
+        self.stage = stage.name
+
+    def groups(self) -> list[Group]:
+        return [] if self.stage == "look" else super().groups()
+
+
+def test_a_probe_begins_with_new_rows_and_leaves_the_head_as_it_was(
+    trainer, tiny_stream, memory_keeper
+):
+    known_as("probing", Probing)
+    plain, kept = trainer({"name": "lora", "rank": 4, "lr": 0.01}, tiny_stream()), memory_keeper()
+    run, rows = trainer("probing", tiny_stream(), keeper=kept), []
+
+    def watched(stage, generator, begin_stage=run.method.begin_stage):
+        begin_stage(stage, generator)
+        rows.append(run.learner.head.rows.detach().clone())
+
+    def first_step(generator):
+        if run.method.stage == "look":
+            rows.append(run.learner.head.rows.detach().clone())
+
+    run.method.begin_stage, run.method.on_step = watched, first_step
+    measured, wanted = run.run(), plain.run()
+    _, trained, new, *_ = rows
+    assert 0 < new.std() < 0.03 < (trained - new).abs().max()  # drawn anew, without what is known
+    losses = [line["loss"] for line in kept.lines if line["stage"] == "look"]
+    assert len(losses) == 4 and losses[0] > losses[1] and losses[2] > losses[3]
+    for name, tensor in plain.learner.state().items():
+        assert torch.equal(run.learner.state()[name], tensor), name
+    assert measured["trained"] == wanted["trained"]  # what a probe trains is nobody's
+
+
 # All of them, in whole runs
 
 TOYS = {
@@ -413,6 +460,7 @@ TOYS = {
     "sparse": Sparse,
     **GATED,
     "inferring": Inferring,
+    "probing": Probing,
 }
 
 

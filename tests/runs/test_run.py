@@ -213,7 +213,7 @@ def test_result_and_environment_say_what_was_done(small, tmp_path):
     assert {"torch", "timm", "fmlora-lab"} <= set(environment["packages"])
     assert len(environment["class_names"]) == 4
     stages = [line["stage"] for line in stored.progress()]
-    assert stages == ["preliminary", "train", "train", "train"] * 2
+    assert stages == [*["train"] * 3, "preliminary", "preliminary", *["train"] * 3]
     assert stored.task(1)["M"].shape[1] == 16
 
 

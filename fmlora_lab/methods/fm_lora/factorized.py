@@ -30,7 +30,8 @@ class FactorizedLoRA(nn.Module):
         self.R = min(basis_rank, *(min(site.d_out, site.d_in) for site in sites))
         self.learning_bases = False
         self.U, self.V = nn.ParameterList(), nn.ParameterList()
-        self.M, self.N = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
+        none = torch.empty(len(sites), self.R, 0)
+        self.M, self.N = nn.Parameter(none), nn.Parameter(none.clone())
         for i, site in enumerate(sites):
             self.register_buffer(f"A{i}", torch.zeros(site.d_out, self.R))
             self.register_buffer(f"B{i}", torch.zeros(site.d_in, self.R))
@@ -110,18 +111,20 @@ class FactorizedLoRA(nn.Module):
         """C_t = C_{t-1} + M_t N_tᵀ; M and N leave. Returns the task's own core M_t N_tᵀ."""
         own = self._in_own(self.M) @ self._in_own(self.N).mT
         self.core += own
-        self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
+        self.drop_coefficients()
         return own
+
+    @torch.no_grad()
+    def drop_coefficients(self) -> None:
+        """M and N leave as if they had not been."""
+        self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
 
     def factors(
         self, columns: Float[Tensor, "S r"] | Float[Tensor, "r"] | None = None
     ) -> list[Factors]:
         """U, C, V of every site; `columns` weighs the columns (nested ranks)."""
         if self.learning_bases:
-            cores = [None] * self.sites
-            if columns is not None:
-                cores = torch.diag_embed(columns).expand(self.sites, -1, -1).unbind()
-            return [Factors(*parts) for parts in zip(self.U, cores, self.V, strict=True)]
+            return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]
         core = self.core
         if self.M.numel():
             M = self.M if columns is None else self.M * columns[..., None, :]

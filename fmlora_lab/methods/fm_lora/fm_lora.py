@@ -129,6 +129,7 @@ class FMLoRA(Method):
         self.register_buffer("probabilities", torch.zeros(choices, len(self.selector.ranks)))
         self.sketch: GradientSketch | None = None
         self.moments: InputMoments | None = None
+        self.aside: tuple[Tensor, Tensor] | None = None  # core and prompt, while task 1 is probed
         self.estimates = Estimates() if settings.drs.estimates else None
         self.columns: Tensor | None = None
         self.stage = ""
@@ -147,11 +148,11 @@ class FMLoRA(Method):
                 self._set_bases([from_random(site, R, task.generator) for site in sites])
         self.P.requires_grad_(task.index == 0 or not self.settings.prompt.freeze_after_first)
         self.P_before.copy_(self.P.detach())
-        widest = self._fixed_ranks().to(self.chosen)
-        self.chosen.copy_(widest)
-        if self.settings.drs.enabled:
-            widest = torch.full_like(widest, self.selector.r_max)
-        self._begin_update(widest, task.generator)
+        self.chosen.copy_(self._fixed_ranks())
+        if self._makes_bases():
+            self.factorized.begin_bases(task.generator)
+        elif not self.settings.drs.enabled:
+            self._begin_coefficients(self.chosen, task.generator)
         if task.index == 0 and self.settings.bases.init == "weight":
             R = self.factorized.R
             self.factorized.start_in([from_weight_svd(site, R)[2] for site in self.model.sites])
@@ -166,9 +167,12 @@ class FMLoRA(Method):
             yield Stage("gradient", 1, step=False)
         if drs.enabled and drs.estimates:
             yield Stage("estimate", 1, observe=True)
-        if drs.enabled:
+        makes_bases = self._makes_bases()
+        if drs.enabled and not makes_bases:
             yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=not drs.keep_warmup)
         yield Stage("train", epochs)
+        if drs.enabled and makes_bases:  # there is nothing to choose within before
+            yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=True)
 
     def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
         self.stage = stage.name
@@ -176,6 +180,10 @@ class FMLoRA(Method):
             self.sketch = GradientSketch(self.model.sites, self.factorized.R, generator)
         if stage.name == "inputs":
             self.moments = InputMoments(self.model.sites)
+        if stage.name == "preliminary":
+            if self._makes_bases():
+                self._put_aside()
+            self._begin_coefficients(torch.full_like(self.chosen, self.selector.r_max), generator)
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         if self.stage == "estimate" and self.estimates is not None:
@@ -188,7 +196,8 @@ class FMLoRA(Method):
                 self.estimates.observe_gradients(
                     [p for group in self.groups() for p in group.parameters]
                 )
-            self.columns = self._columns(self.selector.draw(self.task.told_apart, generator))
+            drawn = self.selector.draw(self.task.told_apart, generator)
+            self.columns = drawn.expand(len(self.model.sites), -1)
 
     def factors(self, query: Tensor | None = None) -> list[Factors]:
         if self.sketch is not None:
@@ -250,19 +259,20 @@ class FMLoRA(Method):
             ranks, probabilities = self.selector.choose(self.H)
             self.chosen = ranks.expand(len(self.model.sites)).clone()
             self.probabilities.copy_(probabilities)
-            if stage.probe:
+            if self.aside is not None:
+                self._bring_back()
+            elif stage.probe:
                 self.P.data.copy_(self.P_before)
-                self._begin_update(self.chosen, end.generator)
-            elif not self.factorized.learning_bases:
+                self._begin_coefficients(self.chosen, end.generator)
+            else:
                 self.factorized.keep_columns(self.chosen)
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
         f = self.factorized
         record = {"M": f.M.clone(), "N": f.N.clone(), "H": self.H.clone()}
-        if f.learning_bases:
-            f.make_bases()
-            self._share_bases()
+        if self._makes_bases():
+            self._make_bases()
             self.chosen.fill_(f.R)
             self.latest = f.core.clone()
         else:
@@ -292,12 +302,37 @@ class FMLoRA(Method):
             bases = [bases[group[0]] for group in self._like()]
         return f.core.numel() + sum(A.numel() + B.numel() for A, B in bases) + self.P.numel()
 
-    def _begin_update(self, ranks: Tensor, generator: torch.Generator) -> None:
-        """Start the task's update anew: coefficients of these ranks, or task 1's LoRA."""
-        if self.task.index == 0 and self.settings.bases.source == "first-task":
-            self.factorized.begin_bases(generator)
-        else:
-            self.factorized.begin_coefficients(ranks, generator, self._own_directions())
+    def _makes_bases(self) -> bool:
+        """Whether this task's LoRA becomes the bases."""
+        return self.task.index == 0 and self.settings.bases.source == "first-task"
+
+    def _make_bases(self) -> None:
+        """Once: where the selector is on, its probe needs them before the task ends."""
+        if self.factorized.learning_bases:
+            self.factorized.make_bases()
+            self._share_bases()
+
+    @torch.no_grad()
+    def _put_aside(self) -> None:
+        """Have task 1 probed as every later task is: coefficients over its bases, which are made
+        for it, from where the model stood before the task."""
+        self._make_bases()
+        self.aside = self.factorized.core.clone(), self.P.detach().clone()
+        self.factorized.core.zero_()
+        self.P.copy_(self.P_before)
+        self.P.requires_grad_(not self.settings.prompt.freeze_after_first)
+
+    @torch.no_grad()
+    def _bring_back(self) -> None:
+        """What `_put_aside` put aside."""
+        assert self.aside is not None
+        self.factorized.drop_coefficients()
+        for kept, now in zip(self.aside, (self.factorized.core, self.P), strict=True):
+            now.copy_(kept)
+        self.aside = None
+
+    def _begin_coefficients(self, ranks: Tensor, generator: torch.Generator) -> None:
+        self.factorized.begin_coefficients(ranks, generator, self._own_directions())
 
     def _own_directions(self) -> Tensor | None:
         """The basis directions that this task may write into; None for all."""
@@ -327,13 +362,3 @@ class FMLoRA(Method):
 
     def _fixed_ranks(self) -> Tensor:
         return torch.full((len(self.model.sites),), min(self.settings.rank, self.factorized.R))
-
-    def _columns(self, drawn: Tensor) -> Tensor:
-        """Column weights (S, R or r_max) from those of the nested ranks (n, r_max).
-
-        Task 1's LoRA has R columns; those beyond the largest candidate are always used.
-        """
-        if self.factorized.learning_bases:
-            beyond = drawn.new_ones(len(drawn), self.factorized.R - drawn.shape[1])
-            drawn = torch.cat([drawn, beyond], dim=1)
-        return drawn.expand(len(self.model.sites), -1)

@@ -161,8 +161,8 @@ def test_shared_bases_are_kept_once(trained):
 
 @pytest.mark.parametrize("blocks", [None, (1,)], ids=["all-blocks", "one-block"])
 def test_the_first_task_keeps_its_update_in_the_shared_spans(ready, blocks):
-    """All of it where only one block is adapted."""
-    run, keeper = ready(tasks=1, bases={"shared": True}, blocks=blocks)
+    """All of it where only one block is adapted. With a selector they are made before its probe."""
+    run, keeper = ready(tasks=1, bases={"shared": True}, blocks=blocks, drs={"enabled": False})
     end_task, before = run.method.end_task, []
 
     def watched_end():

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fmlora_lab import seeds
 from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.benchmarks.stream import Images, Stream, Task
 from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.methods.fm_lora import fm_lora as fm_lora_module
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA
 from fmlora_lab.methods.fm_lora.rank_selector import (
     DRSSettings,
@@ -19,6 +21,8 @@ from fmlora_lab.methods.fm_lora.rank_selector import (
 )
 from fmlora_lab.methods.fm_lora.scores import scores
 from fmlora_lab.profiles import configure
+from fmlora_lab.training import loop
+from fmlora_lab.training.stage import StageRun
 
 numbers = st.floats(-4, 4, width=32, allow_subnormal=False)
 complexities = st.floats(2.0**-10, 1e3, width=32)
@@ -440,3 +444,132 @@ def test_after_the_preliminary_epoch_training_goes_on_or_starts_anew(
     method.end_stage, method.begin_stage = watch_end, watch_begin
     run.run()
     assert "head" in found
+
+
+# One and the same probe for every task, also for a first one that makes the bases
+
+
+FROM_TASK_1 = {
+    "name": "fm-lora",
+    "basis_rank": 8,
+    "lr": 0.01,
+    "bases": {"lr": 0.02},
+    "prompt": {"tokens": 2, "lr": 0.01},
+}
+SHARED = {**FROM_TASK_1["bases"], "shared": True}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"bases": SHARED}, {"drs": {"keep_warmup": True}}, {"directions": "own"}],
+    ids=["default", "shared", "keep_warmup", "own"],
+)
+def test_the_probe_of_a_task_that_makes_the_bases_leaves_nothing_behind(
+    trainer, tiny_stream, memory_keeper, more
+):
+    """To the bit: factors, prompt, head and answers are those of a run without a selector."""
+    found = []
+    for drs in ({**more.get("drs", {}), "candidates": [1, 2, 4]}, {"enabled": False}):
+        keeper = memory_keeper()
+        run = trainer({**FROM_TASK_1, **more, "drs": drs}, tiny_stream(tasks=1), keeper=keeper)
+        found.append((run.run(), keeper.records[0], run.learner.state()))
+    (probed, record, state), (plain, wanted, wanted_state) = found
+    measured = {"H", "probabilities", "w", "cost", "rank", "candidates"}
+    assert record["H"] > 0 and wanted["H"].isnan() and record["rank"].eq(8).all()
+    for name in wanted.keys() - measured:
+        assert torch.equal(record[name], wanted[name]), name
+    for name in (n for n in wanted_state if n.startswith(("head.", "method.P", "method.latest"))):
+        assert torch.equal(state[name], wanted_state[name]), name
+    assert probed["correct"] == plain["correct"] and probed["trained"] == plain["trained"]
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_every_tasks_probe_begins_where_the_model_stood_and_trains_the_same(
+    trainer, tiny_stream, memory_keeper, freeze
+):
+    """W0 and the first prompt in task 1, what the tasks before left in the later ones; new rows,
+    coefficients as wide as the largest candidate, the same rates."""
+    prompt = {**FROM_TASK_1["prompt"], "freeze_after_first": freeze}
+    stream = tiny_stream(classes=6, tasks=3)
+    run = trainer({**FROM_TASK_1, "prompt": prompt, "drs": {"candidates": [1, 4]}}, stream)
+    method, learner, found = run.method, run.learner, []
+    begin_task, on_step = method.begin_task, method.on_step
+    before = {}
+
+    def features(task):
+        return learner.features(stream.tasks[task].test.pixels).detach()
+
+    def watch_task(task):
+        begin_task(task)
+        before["features"] = features(task.index)
+        before["fresh"] = True
+
+    def watch_step(noise):
+        on_step(noise)
+        if method.stage == "preliminary" and before.pop("fresh", False):
+            task = method.task.index
+            torch.testing.assert_close(features(task), before["features"], rtol=1e-5, atol=1e-5)
+            groups = [
+                (group.lr, [tuple(p.shape) for p in group.parameters]) for group in method.groups()
+            ]
+            found.append((groups, learner.head.rows.std().item()))
+
+    method.begin_task, method.on_step = watch_task, watch_step
+    run.run()
+    assert len(found) == 3
+    for groups, spread in found:
+        assert groups[0] == (0.01, [(8, 8, 4), (8, 8, 4)]) and 0.01 < spread < 0.03
+    assert found[1][0] == found[2][0] == found[0][0]
+    assert len(found[0][0]) == (2 if freeze else 3)  # coefficients, prompt, w
+
+
+def test_the_first_tasks_H_is_of_images_that_its_probe_did_not_learn_from(trainer, tiny_stream):
+    run = trainer({**FROM_TASK_1, "drs": {"hold_out": 0.25}}, tiny_stream(tasks=1))
+    method, learner, seen, held_out = run.method, run.learner, [], []
+    step, mean_loss = method.step, learner.mean_loss
+
+    def watched_step(batch):
+        if method.stage == "preliminary":
+            seen.extend(image.numpy().tobytes() for image in batch.images.pixels)
+        return step(batch)
+
+    def watched_loss(images):
+        held_out.extend(image.numpy().tobytes() for image in images.pixels)
+        loss = mean_loss(images)
+        held_out.append(loss)
+        return loss
+
+    method.step, learner.mean_loss = watched_step, watched_loss
+    run.run()
+    *images, loss = held_out
+    assert len(images) == 8 and len(seen) == 24 and not {*images} & {*seen}
+    assert method.H.item() == pytest.approx(loss / math.log(4))
+    border = method.selector
+    own = border.scores(method.H)[0]
+    middle = (len(own) - 1) // 2  # λ is set by it
+    assert own[middle].item() == pytest.approx(own[middle + 1].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("lr", [0.002, 0.05])
+def test_the_first_tasks_H_is_what_a_task_has_that_finds_these_bases(
+    trainer, tiny_stream, memory_keeper, monkeypatch, lr
+):
+    """To the bit where both draw the same: a stage's generators are told by its number, too."""
+    monkeypatch.setattr(
+        StageRun, "_generator", lambda run, *purpose: seeds.generator(0, *purpose, run.task.index)
+    )
+    monkeypatch.setattr(loop, "generator", lambda seed, *of: seeds.generator(seed, *of[:2]))
+    keepers = memory_keeper(), memory_keeper()
+    stream, made = tiny_stream(tasks=1, each=24, noise=60), {**FROM_TASK_1, "bases": {"lr": lr}}
+    trainer(made, stream, keeper=keepers[0], lr_head=0.02).run()
+    first = keepers[0].records[0]
+
+    def bases_found(site, R, noise):
+        return first[f"A.{site.name}"], torch.zeros(R, R), first[f"B.{site.name}"]
+
+    monkeypatch.setattr(fm_lora_module, "from_random", bases_found)
+    found = {**FROM_TASK_1, "bases": {"from": "random"}}
+    trainer(found, stream, keeper=keepers[1], lr_head=0.02).run()
+    for name in ("H", "w", "cost"):
+        assert torch.equal(first[name], keepers[1].records[0][name]), name
+    assert 0.1 < first["H"] < 0.95
