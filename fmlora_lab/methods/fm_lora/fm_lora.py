@@ -80,6 +80,8 @@ class FMLoRASettings(SiteSettings):
     """The fixed task rank r where `drs.enabled` is false; capped by R."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the coefficients M and N."""
+    adapt: Literal["every-task", "first-task"] = "every-task"
+    """`first-task`: later tasks train the head alone, on features that no longer move."""
     bases: BasesSettings = BasesSettings()
     drs: DRSSettings = DRSSettings()
     prompt: PromptSettings = PromptSettings()
@@ -146,16 +148,24 @@ class FMLoRA(Method):
                 self._set_bases([from_weight_svd(site, R) for site in sites])
             elif self.settings.bases.source == "random":
                 self._set_bases([from_random(site, R, task.generator) for site in sites])
-        self.P.requires_grad_(task.index == 0 or not self.settings.prompt.freeze_after_first)
+        learns = task.index == 0 or not self.settings.prompt.freeze_after_first
+        self.P.requires_grad_(learns and self.adapts(task.index))
         self.P_before.copy_(self.P.detach())
+        self.H.fill_(float("nan"))
+        self.probabilities.zero_()
         self.chosen.copy_(self._fixed_ranks())
-        if self._makes_bases():
+        if not self.adapts(task.index):
+            self.chosen.zero_()
+        elif self._makes_bases():
             self.factorized.begin_bases(task.generator)
         elif not self.settings.drs.enabled:
             self._begin_coefficients(self.chosen, task.generator)
         if task.index == 0 and self.settings.bases.init == "weight":
             R = self.factorized.R
             self.factorized.start_in([from_weight_svd(site, R)[2] for site in self.model.sites])
+
+    def adapts(self, task: int) -> bool:
+        return task == 0 or self.settings.adapt == "every-task"
 
     def stages(self, epochs: int) -> Iterator[Stage]:
         drs, bases = self.settings.drs, self.settings.bases
@@ -165,13 +175,16 @@ class FMLoRA(Method):
         if self.task.index == 0 and by_gradient:
             yield Stage("head", 1)  # the gradient at W0 says little behind a head of noise
             yield Stage("gradient", 1, step=False)
-        if drs.enabled and drs.estimates:
-            yield Stage("estimate", 1, observe=True)
+        # Where a task makes the bases, there is nothing to choose within before; where no task
+        # comes after it that adapts, its H is of no use.
         makes_bases = self._makes_bases()
-        if drs.enabled and not makes_bases:
+        selects = drs.enabled and self.adapts(self.task.index + makes_bases)
+        if selects and drs.estimates:
+            yield Stage("estimate", 1, observe=True)
+        if selects and not makes_bases:
             yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=not drs.keep_warmup)
         yield Stage("train", epochs)
-        if drs.enabled and makes_bases:  # there is nothing to choose within before
+        if selects and makes_bases:
             yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=True)
 
     def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
@@ -211,7 +224,7 @@ class FMLoRA(Method):
         return Prompts(self.P) if self.settings.prompt.tokens else None
 
     def groups(self) -> list[Group]:
-        if self.stage in ("head", "gradient"):
+        if self.stage in ("head", "gradient") or not self.adapts(self.task.index):
             return []
         f, settings = self.factorized, self.settings
         if f.learning_bases:
@@ -274,9 +287,11 @@ class FMLoRA(Method):
         if self._makes_bases():
             self._make_bases()
             self.chosen.fill_(f.R)
-            self.latest = f.core.clone()
+            own = f.core.clone()
         else:
-            self.latest = f.end_coefficients()
+            own = f.end_coefficients()
+        if self.adapts(self.task.index):
+            self.latest = own
         self.selector.end_task()
         if self.task.index == 0:
             for site, (A, B) in zip(self.model.sites, f.bases(), strict=True):
@@ -284,7 +299,7 @@ class FMLoRA(Method):
         if self.estimates is not None:
             record |= self.estimates.record()
         return record | {
-            "own_core": self.latest.clone(),
+            "own_core": own.clone(),
             "core": f.core.clone(),
             "prompts": self.P.clone(),
             "rank": self.chosen.clone(),

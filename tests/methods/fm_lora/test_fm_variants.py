@@ -7,11 +7,13 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fmlora_lab.backbone.vit import ViT
+from fmlora_lab.config import BadInput
 from fmlora_lab.methods.fm_lora.bases import _common, shared
 from fmlora_lab.methods.fm_lora.estimates import EARLY, means_error
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA, thin_svd
 from fmlora_lab.methods.fm_lora.fm_lora import FMLoRA
 from fmlora_lab.methods.method import Stage
+from fmlora_lab.profiles import configure
 from fmlora_lab.training import loop
 
 SOURCES = ("first-task", "weight-svd", "first-task-gradient", "random")
@@ -244,6 +246,58 @@ def test_own_directions_as_wide_as_the_bases_are_all_directions(trained, source)
     same(a.learner.state(), b.learner.state())
 
 
+# An adapter of the first task alone
+
+
+@pytest.mark.parametrize("source", ["first-task", "weight-svd"])
+@pytest.mark.parametrize("inference", ["cumulative", "latest"])
+def test_after_the_first_task_the_head_alone_learns(ready, source, inference):
+    run, keeper = ready(
+        adapt="first-task", inference=inference, bases={"from": source}, prompt={"tokens": 2},
+        drs={"estimates": True}, epochs=4,
+    )  # fmt: skip
+    features, pixels = [], run.stream.tasks[0].test.pixels
+    end_task = run.method.end_task
+
+    def watched_end():
+        record = end_task()
+        features.append(run.learner.features(pixels).detach())
+        return record
+
+    run.method.end_task = watched_end
+    run.run()
+    assert all(torch.equal(features[0], later) for later in features[1:])
+    first, *later = keeper.records
+    assert first["own_core"].abs().max() > 1e-3 and (first["rank"] > 0).all()
+    chooses = source != "first-task"  # in task 1; whose H nothing compares to otherwise
+    assert first["H"].isnan() != chooses and bool(first["probabilities"].any()) == chooses
+    head = 2 * 33  # the rows of two classes, with their biases
+    assert run.at.trained[1:] == [head, head] and run.at.trained[0] > head
+    for index, record in enumerate(later, 1):
+        assert torch.equal(record["core"], first["core"])
+        assert torch.equal(record["prompts"], first["prompts"])
+        assert not record["own_core"].any() and not record["rank"].any()
+        assert record["own_core"].shape == first["own_core"].shape
+        assert record["H"].isnan() and not record["probabilities"].any()
+        stages = [line["stage"] for line in keeper.lines if line["task"] == index]
+        assert stages == ["train"] * 4
+        losses = keeper.losses(index)
+        assert losses[-1] < losses[0]
+    kept = ready(bases={"from": source}, prompt={"tokens": 2})[0].method.kept()
+    assert run.method.kept() == kept
+
+
+@pytest.mark.parametrize("adapt", ["every-task", "first-task"])
+def test_a_method_says_whether_a_task_moves_its_features(ready, adapt):
+    method = ready(adapt=adapt)[0].method
+    assert [method.adapts(t) for t in range(3)] == [True, *[adapt == "every-task"] * 2]
+
+
+def test_what_else_may_adapt_is_refused():
+    with pytest.raises(BadInput, match=r"method\.adapt is 'never'; .*'every-task' or 'first-task'"):
+        configure("fm-lora", overrides={"method.adapt": "never"})
+
+
 # Estimates of a task's complexity
 
 
@@ -399,8 +453,10 @@ def stopping(keeper_type):
         {"bases": {"init": "inputs"}, "drs": {"estimates": True}},
         {"bases": {"init": "gradient", "lr_v": 0.01}},
         {"bases": {"init": "weight"}},
+        {"adapt": "first-task", "prompt": {"tokens": 2}},
+        {"drs": {"keep_warmup": True}},
     ],
-    ids=["estimates", "own", "shared", "inputs", "gradient", "weight"],
+    ids=["estimates", "own", "shared", "inputs", "gradient", "weight", "first-task", "warm"],
 )
 def test_stopped_after_every_epoch_and_resumed_leaves_the_same_records(
     ready, memory_keeper, monkeypatch, settings
