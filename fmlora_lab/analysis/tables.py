@@ -269,7 +269,7 @@ def _about(runs: list[Run]) -> dict[str, Any]:
 def _ranking_head(run: Run) -> str:
     """The head whose matrix ranks the run, by its name in the configuration."""
     ranked_by = run.result["ranked_by"]
-    return run.config["training"]["head"] if ranked_by in ("head", "trained") else ranked_by
+    return run.config["training"]["head"] if ranked_by == "trained" else ranked_by
 
 
 def _spread(name: str, values: NDArray[np.float64], spread: bool) -> dict[str, float]:

@@ -86,7 +86,7 @@ def test_at_rank_zero_it_is_the_network_of_the_task_before(stored, monkeypatch):
 
 def test_what_the_run_did_not_measure_is_refused(stored, monkeypatch):
     measured = [[a if a is None else a - 60 for a in row] for row in stored.accuracy_matrix]
-    monkeypatch.setitem(stored.result["heads"]["head"], "accuracy_matrix", measured)
+    monkeypatch.setitem(stored.result["heads"]["trained"], "accuracy_matrix", measured)
     with pytest.raises(
         BadInput, match=r"with all of task 1's update it has .* its head has changed"
     ):

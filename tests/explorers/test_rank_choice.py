@@ -132,7 +132,7 @@ def test_smaller_ranks_are_shown_as_they_were_evaluated(page, move):
         np.testing.assert_array_equal(line.get_ydata(), column)
     for t, rank in enumerate(found["rank"]):  # at its whole rank a task has what was measured
         whole = values[t][found["ranks"].index(rank)]
-        assert abs(whole - run.result["heads"]["head"]["accuracy_matrix"][t][t]) <= 100 * 2 / 160
+        assert abs(whole - run.result["heads"]["trained"]["accuracy_matrix"][t][t]) <= 100 * 2 / 160
         assert np.isnan(values[t][found["ranks"].index(rank) + 1 :]).all()
     picture.show(0.4, "calibrated", 1.0, choices_of(run).cost)
     winners = choices_of(run).probabilities("calibrated", 1.0, choices_of(run).cost).argmax(1)

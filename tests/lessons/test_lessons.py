@@ -153,7 +153,7 @@ def test_watching_does_not_change_the_training(tiny, trainer):
     watched = page.Trained(make(4)).train(stream, model)
     plain = trainer(make(4).method, stream).run()
     counts = np.array([len(task.test) for task in stream.tasks])
-    right = np.array(plain["correct"]["head"], float)
+    right = np.array(plain["correct"]["trained"], float)
     expected = np.where(right < 0, np.nan, 100 * right / counts)
     np.testing.assert_allclose(watched.matrix(), expected)
 

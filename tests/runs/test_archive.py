@@ -67,9 +67,7 @@ def test_the_table_beside_it_has_a_row_a_run(folder, path):
         result = runs[name].result
         assert row["method.name"] == runs[name].method_name and row["training.epochs"] == 2
         assert row["acc by trained"] == pytest.approx(result["heads"]["trained"]["acc"], abs=1e-3)
-        assert row["acc by means"] == pytest.approx(
-            result["heads"]["means"]["acc"], abs=1e-3
-        )
+        assert row["acc by means"] == pytest.approx(result["heads"]["means"]["acc"], abs=1e-3)
         assert row["kept_parameters"] == result["kept_parameters"]
 
 

@@ -143,7 +143,10 @@ def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):
         ({"method": "ewc"}, "method.name is 'ewc'; allowed: coda-prompt"),
         ({"method": ["lora", "ewc"]}, "method.name is 'ewc'; allowed: coda-prompt"),
         ({"tasks": "many"}, "benchmark.tasks is 'many'"),
-        ({"head": "deep"}, "training.head is 'deep'; allowed: cosine, lda, lda-carried, linear, means"),
+        (
+            {"head": "deep"},
+            "training.head is 'deep'; allowed: cosine, lda, lda-carried, linear, means",
+        ),
         ({"seed": -1}, "seed is -1"),
         ({"seed": []}, "the axis 'seed' has no values"),
         ({"method": ()}, "the axis 'method' has no values"),
