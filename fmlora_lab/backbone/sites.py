@@ -17,6 +17,8 @@ class Site(nn.Linear):
     """
 
     rows: Tensor | None
+    merged = False
+    """Whether updates are summed into the weight, so that a 16-bit type must not round it."""
 
     def __init__(self, name: str, linear: nn.Linear, rows: Tensor | None):
         nn.Module.__init__(self)
@@ -51,9 +53,8 @@ class Site(nn.Linear):
             x = x.to(torch.get_autocast_dtype(device))
         if self.folded is not None:
             return F.linear(x, self.folded, self.bias)
-        if self.factors is None:
-            return F.linear(x, self.weight, self.bias)
-        return adapted_linear(x, self.weight, self.bias, self.full_rows(self.factors))
+        factors = None if self.factors is None else self.full_rows(self.factors)
+        return adapted_linear(x, self.weight, self.bias, factors, self.merged)
 
 
 class Prompts(NamedTuple):

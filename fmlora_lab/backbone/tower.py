@@ -85,16 +85,15 @@ class Tower(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """For inference: form every effective weight once, in the compute type, until the next
-        `set_update`. A site whose update depends on the images goes on as in training."""
+        """For inference: form every effective weight once, until the next `set_update`.
+
+        A site whose update depends on the images goes on as in training, and so do all in a
+        16-bit compute type, which would round the update away.
+        """
         for site in self.sites:
-            if site.factors is not None and site.factors.by_input:
-                continue
-            device = site.weight.device.type
-            autocast = torch.is_autocast_enabled(device)
-            with torch.autocast(device, enabled=False):  # which would sum it in bfloat16
-                weight = site.effective_weight()
-            site.folded = weight.to(torch.get_autocast_dtype(device)) if autocast else weight
+            by_input = site.factors is not None and site.factors.by_input
+            if not by_input and not torch.is_autocast_enabled(site.weight.device.type):
+                site.folded = site.effective_weight()
 
     @torch.no_grad()
     def merge(self) -> dict[str, Tensor]:

@@ -274,7 +274,14 @@ def register(settings: type[MethodSettings], **record: Any) -> Callable[[type[M]
 
 
 def build(settings: Any, model: Tower) -> Method:
-    """The configured method on this model; sites are adapted where its settings name layers."""
+    """The configured method on this model; sites are adapted where its settings name layers.
+
+    A site whose weight is among the method's own parameters is one that it merges updates into.
+    """
     if isinstance(settings, SiteSettings):
         model.adapt(settings.layers, settings.blocks)
-    return METHODS[settings.name](settings, model)
+    method = METHODS[settings.name](settings, model)
+    own = {id(parameter) for parameter in method.parameters()}
+    for site in model.sites:
+        site.merged = id(site.weight) in own
+    return method

@@ -133,14 +133,16 @@ def test_gradcheck(core):
     assert torch.autograd.gradcheck(of, [t[n].requires_grad_() for n in names])
 
 
+@pytest.mark.parametrize("merged", [False, True], ids=["pre-trained", "merged"])
+@pytest.mark.parametrize("k", [5, 30], ids=["skinny", "wide"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
-def test_bfloat16_input_stays_within_its_rounding(autocast):
+def test_bfloat16_input_stays_within_its_rounding(autocast, k, merged):
     """Each bound counts the roundings on the way, as multiples of bfloat16's unit roundoff.
 
-    y: Wₑ, y. gx: Wₑ, gx. gU: V, x V, the product. gC: U, V, g U, x V (summed in float32).
+    y: W0, y. gx: W0, gx. gU: V, x V, the product. gC: U, V, g U, x V (summed in float32).
     gV: U, g U, the product.
     """
-    t = inputs((4, 32), o=48, i=40, k=5, dtype=torch.float32)
+    t = inputs((4, 32), o=48, i=40, k=k, dtype=torch.float32)
     t["U"], t["V"] = t["U"] / 7, t["V"] / 6  # an update about as large as an adapter's
     t["x"] = t["x"].bfloat16()
     g = draw(4, 32, 48, seed=9).bfloat16()
@@ -149,7 +151,7 @@ def test_bfloat16_input_stays_within_its_rounding(autocast):
         for name in ("x", "U", "C", "V"):
             tensors[name].requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        y = low_rank_linear(**t)
+        y = low_rank_linear(**t, merged=merged)
     y.backward(g)
     reference = dense(**exact)
     reference.backward(g.double())
@@ -163,26 +165,106 @@ def test_bfloat16_input_stays_within_its_rounding(autocast):
         assert error(t[name].grad, exact[name].grad) < roundings * BF16, name
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
-def test_an_update_below_half_a_bfloat16_step_still_acts_on_average(autocast):
-    """W0 in [1, 2) has steps of 2⁻⁷ in bfloat16; the update is 2⁻¹⁰ everywhere.
+# What a 16-bit type leaves of a small update: docs/method.md, "The one operation".
 
-    Rounded before it is added, W0 would swallow it; rounded after, an eighth of the entries move
-    by a whole step.
-    """
-    o, i = 512, 256
-    weight = 1 + torch.rand(o, i, generator=torch.Generator().manual_seed(0))
-    U, V = torch.full((o, 1), 2.0**-5), torch.full((i, 1), 2.0**-5)
-    x = torch.eye(i).bfloat16()  # so that y is Wₑᵀ itself
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        y = low_rank_linear(x, weight, None, U, None, V).float()
-    change = y - F.linear(x, weight.bfloat16()).float()
-    assert change.mean().item() == pytest.approx(2.0**-10, rel=0.05)
+ROWS = 200_000
+SMALL = 0.002
+"""‖ΔW‖ / ‖W0‖ of the later tasks of a real run."""
+CORES = {
+    "no-C": lambda k: None,
+    "diagonal": lambda k: 1 + torch.arange(k) / k,
+    "C": lambda k: draw(k, k, seed=5, dtype=torch.float32),
+}
 
 
+def small_update(core="no-C", k=2, o=24, i=16) -> tuple[torch.Tensor, Factors]:
+    """A weight, and factors of an update of 0.2% of it."""
+    weight = draw(o, i, seed=2, dtype=torch.float32) / i**0.5
+    U, V = draw(o, k, seed=4, dtype=torch.float32), draw(i, k, seed=6, dtype=torch.float32)
+    factors = Factors(U, CORES[core](k), V)
+    return weight, factors._replace(U=U * SMALL * weight.norm() / factors.dense().norm())
+
+
+def fitted(rows: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """D (b, a) of the least squares rows Dᵀ = changes, in float64; rows (n, a), changes (n, b)."""
+    rows, changes = rows.double(), changes.double()
+    return torch.linalg.solve(rows.T @ rows, rows.T @ changes).T
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """‖found − wanted‖ / ‖wanted‖"""
+    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows of x (n, 16) and of g (n, 24) in bfloat16."""
+    generator = torch.Generator().manual_seed(7)
+    return tuple(torch.randn(ROWS, w, generator=generator).bfloat16() for w in (16, 24))
+
+
+@pytest.mark.parametrize(
+    ("core", "k", "merged"),
+    [
+        ("no-C", 2, False),
+        ("diagonal", 2, False),
+        ("C", 2, False),
+        ("C", 2, True),
+        ("no-C", 12, False),
+        ("C", 12, True),
+    ],
+)
+def test_a_small_update_is_in_the_output_and_in_the_inputs_gradient(rows, core, k, merged):
+    """Rounding y is another error in every row and averages out; rounding the weight would not."""
+    weight, update = small_update(core, k)
+    x, g = rows
+
+    def through(factors):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = low_rank_linear(leaf, weight, None, *factors[:3], merged=merged)
+        y.backward(g)
+        return y.detach().double(), leaf.grad.double()
+
+    before, after = through(update._replace(U=0 * update.U)), through(update)
+    assert off(fitted(x, after[0] - before[0]), update.dense()) < 0.05
+    assert off(fitted(g, after[1] - before[1]), update.dense().T) < 0.05
+
+
+def test_an_update_for_each_image_is_in_the_output_and_in_the_inputs_gradient(rows):
+    weight, update = small_update()
+    x, g = (t.view(2, ROWS // 2, -1) for t in rows)
+
+    def through(columns):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = adapted_linear(leaf, weight, None, update._replace(columns=columns))
+        y.backward(g)
+        return y.detach().double(), leaf.grad.double()
+
+    before, after = through(torch.zeros(2, 2)), through(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    for b in (0, 1):
+        wanted = torch.outer(update.U[:, b], update.V[:, b])
+        assert off(fitted(x[b], after[0][b] - before[0][b]), wanted) < 0.05
+        assert off(fitted(g[b], after[1][b] - before[1][b]), wanted.T) < 0.05
+
+
+@pytest.mark.parametrize("factors", [True, False], ids=["with-factors", "without"])
+def test_a_merged_update_is_in_the_output(rows, factors):
+    weight, update = small_update()
+    x, _ = rows
+    none = update._replace(U=0 * update.U) if factors else None
+    with torch.autocast("cpu", torch.bfloat16):
+        before = adapted_linear(x, weight, None, none, merged=True).double()
+        after = adapted_linear(x, weight + update.dense(), None, none, merged=True).double()
+    assert off(fitted(x, after - before), update.dense()) < 0.05
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("learned", ["C", "U", "UC", "V", "CV", "UV"])
-def test_x_is_kept_for_backward_only_where_V_learns(learned):
-    t = inputs((64, 16), o=12, i=40, k=3)
+def test_x_is_kept_for_backward_only_where_V_learns(learned, narrow):
+    t = inputs((64, 16), o=12, i=40, k=3, dtype=torch.float32)
+    t["x"] = t["x"].bfloat16() if narrow else t["x"]
     t["x"].requires_grad_()
     for name in learned:
         t[name].requires_grad_()
@@ -195,12 +277,13 @@ def test_x_is_kept_for_backward_only_where_V_learns(learned):
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         y = low_rank_linear(**t)
     n, parts = 64 * 16, sum(t[name].numel() for name in "UCV")
-    numbers = t["weight"].numel() + parts  # Wₑ and the factors, whatever the batch
+    numbers = t["weight"].numel()  # Wₑ or W0 in the type of x, whatever the batch
     if "V" in learned:
         numbers += n * 40
     if "U" in learned or "C" in learned:
         numbers += n * 3
-    assert sum(tensor.numel() * tensor.element_size() for tensor in saved) == 8 * numbers
+    size = sum(tensor.numel() * tensor.element_size() for tensor in saved)
+    assert size == t["x"].element_size() * numbers + 4 * parts
     holds_x = any(tensor.data_ptr() == t["x"].data_ptr() for tensor in saved)
     assert holds_x == ("V" in learned)
     y.sum().backward()  # what was kept is enough

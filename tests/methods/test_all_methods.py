@@ -110,6 +110,42 @@ def test_what_is_kept_is_the_methods_own_and_no_weight_of_the_backbone(
 
 
 @every_method
+def test_a_site_whose_weight_the_method_changes_knows_it(trainer, tiny_stream, quick, name):
+    run = trainer(quick(name), tiny_stream())
+    changed = declared(run)
+    for site in run.learner.model.sites:
+        assert site.merged == (f"{site.name}.weight" in changed)
+
+
+@pytest.mark.parametrize("name", ["lora", "inflora"])
+def test_an_update_that_is_merged_survives_bfloat16(trainer, tiny_stream, quick, name):
+    """Of 0.2% of the weight: recovered from the layer's outputs before and after, within 5%."""
+    learner = trainer(quick(name), tiny_stream()).learner
+    method, site = learner.method, learner.model.sites[0]
+    begin(learner, 0, range(2))
+    draw = torch.Generator().manual_seed(0)
+    U, _, V, *_ = method.factors()[0]
+    with torch.no_grad():
+        U.normal_(generator=draw)
+        V.normal_(generator=draw)
+        U *= 0.002 * site.weight.norm() / method.factors()[0].dense().norm()
+    x = torch.randn(50_000, site.in_features, generator=draw).bfloat16()
+
+    @torch.no_grad()
+    def outputs(factors):
+        learner.model.set_update(factors, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            learner.model.fold()
+            return site(x).double()
+
+    before, update = outputs([None] * len(learner.model.sites)), method.factors()[0].dense()
+    method.end_task()
+    changed = outputs(method.factors()) - before
+    found = torch.linalg.lstsq(x.double(), changed).solution.T
+    assert (found - update).norm() < 0.05 * update.norm()
+
+
+@every_method
 def test_training_loss_falls_by_a_third_in_every_task_that_it_trains(
     trainer, tiny_stream, memory_keeper, quick, name
 ):
