@@ -7,7 +7,9 @@ is no interval, and they say so.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fmlora_lab.analysis.differences import differences, differences_of, gap_said, verdict
@@ -88,6 +90,31 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
         )
     lines += ["", _other_heads(table), "", _caution(table, found)]
     return "\n".join(lines)
+
+
+def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
+    """Of `compared` what `plots.accuracy_by_head` draws: each method's Acc by the trained and by
+    its best closed-form head, the frozen backbone's (`frozen`) and joint training's under their
+    best, and a sentence of what the numbers say."""
+    whole = {name for name in table.index if METHOD_LABELS[name].one_task}
+    best = table[["acc_trained", "acc_best"]].max(axis=1)
+    rows = table.drop(index=[*whole, *({frozen} & {*table.index})])
+    lifts = (rows.acc_best - rows.acc_trained).dropna()
+    said = f"A closed-form head changes Acc by {lifts.min():+.0f} to {lifts.max():+.0f} points"
+    ground = best.get(frozen, np.nan)
+    if not np.isnan(ground):
+        gains = (rows.acc_best - ground).dropna().sort_values(ascending=False)
+        first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"
+        said += f"; over the frozen backbone's {first}"
+    return {
+        "found": {
+            str(name): (row.acc_trained, row.acc_best, str(row.best_head))
+            for name, row in rows.iterrows()
+        },
+        "title": said,
+        "frozen": ground,
+        "joint": max((best[name] for name in whole), default=np.nan),
+    }
 
 
 def _gaps(found: pd.DataFrame, focus: str, name: str) -> dict[str, pd.Series]:

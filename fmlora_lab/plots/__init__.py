@@ -10,7 +10,7 @@ seaborn and pandas are imported where they draw, since explorers open sooner wit
 """
 
 from fmlora_lab.plots.dots import differences, dots
-from fmlora_lab.plots.heads import ByHead, accuracy_by_head
+from fmlora_lab.plots.heads import accuracy_by_head
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
@@ -19,7 +19,6 @@ from fmlora_lab.plots.stream_samples import stream_samples
 from fmlora_lab.plots.tradeoff import frontier, pareto, scatter, trade_off
 
 __all__ = [
-    "ByHead",
     "accuracy_by_head",
     "accuracy_matrices",
     "accuracy_over_tasks",

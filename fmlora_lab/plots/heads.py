@@ -1,7 +1,6 @@
 """What a head hides: each method under its trained head and under the best closed-form one."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,19 +14,14 @@ CLOSED_FORM = OTHER_COLORS[0]
 """Of marks that stand for the closed-form head, whatever the method."""
 
 
-class ByHead(NamedTuple):
-    """A method's Acc in percent under the trained head (NaN without one) and under the best
-    closed-form head, and that head's name."""
-
-    trained: float
-    best: float
-    head: str
-
-
 def accuracy_by_head(
-    found: Mapping[str, ByHead], title: str, frozen: float = np.nan, joint: float = np.nan
+    found: Mapping[str, tuple[float, float, str]],
+    title: str,
+    frozen: float = np.nan,
+    joint: float = np.nan,
 ) -> Figure:
-    """A row a method: a mark for each of the two heads, and a line from one to the other.
+    """A row a method, a mark for each of two heads and a line from one to the other: Acc in percent
+    by the trained head (NaN without one), by the best closed-form head, and that head's name.
 
     `frozen` and `joint` are lines through all rows: the frozen backbone under its best head, which
     every adapter starts from, and training on all tasks at once.
@@ -35,12 +29,12 @@ def accuracy_by_head(
     looks = styles(found)
     closed = {"color": CLOSED_FORM, "marker": "D", "linestyle": "none"}
     figure, axis = panel(0.5 + 0.26 * len(found), grid="x")
-    for y, (name, row) in enumerate(found.items()):
-        axis.plot([row.trained, row.best], [y, y], color=FAINT, linewidth=3, zorder=1)
-        axis.plot(row.trained, y, **drawn({**looks[name], "linestyle": "none"}), zorder=3)
-        axis.plot(row.best, y, **drawn(closed), zorder=3)
+    for y, (name, (trained, best, head)) in enumerate(found.items()):
+        axis.plot([trained, best], [y, y], color=FAINT, linewidth=3, zorder=1)
+        axis.plot(trained, y, **drawn({**looks[name], "linestyle": "none"}), zorder=3)
+        axis.plot(best, y, **drawn(closed), zorder=3)
         axis.annotate(
-            row.head, (row.best, y), (5, 0), textcoords="offset points", va="center",
+            head, (best, y), (5, 0), textcoords="offset points", va="center",
             fontsize=TINY, color=INK,
         )  # fmt: skip
     for value, said in ((frozen, "frozen backbone"), (joint, "joint training")):
