@@ -1,7 +1,8 @@
 """The one procedure that chooses settings, the same for every method.
 
-1. The images are a quarter of each class's training images, kept back (`evaluate_on =
-   "validation"`); test images are never read. The order of the classes is not the one reported.
+1. The images are the benchmark's validation images, or a quarter of each class's training images,
+   kept back, where it has none (`evaluate_on = "validation"`); test images are never read. The
+   order of the classes is not the one reported.
 2. Every method gets the same number of trials. The first is its defaults under the profile; the
    others are drawn without repetition from its record's space (the short one under a profile
    that says so), by a generator seeded with the method's name.

@@ -1,6 +1,7 @@
 """A benchmark is labelled images cut into a stream of tasks; this file is the cutting."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,13 +34,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Task:
-    """What arrives at one moment of a stream. `classes` is the range of labels it shows."""
+    """What arrives at one moment of a stream. `classes` is the range of labels it shows.
+
+    `validation` is for benchmarks that have such images; see `validation_stream`.
+    """
 
     index: int
     name: str
     classes: range
     train: Images
     test: Images
+    validation: Images | None = None
 
 
 @dataclass(frozen=True)
@@ -71,23 +76,25 @@ def class_incremental(
     tasks: int,
     order_seed: int,
     fingerprint: str,
+    validation: Images | None = None,
 ) -> Stream:
     """Cut images into `tasks` groups of classes, in the order that `order_seed` draws.
 
-    `train` and `test` are labelled by position in `class_names`; the stream's labels are
+    The images are labelled by position in `class_names`; the stream's labels are
     positions in the drawn order, so that task t owns one contiguous range.
     """
     n_classes = len(class_names)
     check_tasks(tasks, n_classes)
     order = np.random.default_rng(order_seed).permutation(n_classes)
     new_label = torch.as_tensor(np.argsort(order))
-    train, test = (Images(part.pixels, new_label[part.labels]) for part in (train, test))
+    parts = [part for part in (train, test, validation) if part is not None]
+    parts = [Images(part.pixels, new_label[part.labels]) for part in parts]
     width = n_classes // tasks
     cut = []
     for index in range(tasks):
         classes = range(index * width, (index + 1) * width)
         title = f"classes {classes.start + 1}–{classes.stop}"
-        own = train[_of(classes, train)], test[_of(classes, test)]
+        own = [part[_of(classes, part)] for part in parts]
         cut.append(Task(index, title, classes, *own))
     names = tuple(class_names[k] for k in order)
     return Stream(name, "class-incremental", names, tuple(cut), fingerprint)
@@ -95,12 +102,15 @@ def class_incremental(
 
 def domain_incremental(
     name: str,
-    domains: list[tuple[str, Images, Images]],
+    domains: Sequence[tuple[str, *tuple[Images, ...]]],
     class_names: tuple[str, ...],
     order_seed: int,
     fingerprint: str,
 ) -> Stream:
-    """One task a domain, every class in each; `order_seed` draws the order of the domains."""
+    """One task a domain, every class in each; `order_seed` draws the order of the domains.
+
+    A domain is its name, its training, its test and, where it has them, its validation images.
+    """
     order = np.random.default_rng(order_seed).permutation(len(domains))
     classes = range(len(class_names))
     tasks = tuple(
@@ -132,9 +142,13 @@ def stratified(labels: Tensor, share: float, generator: torch.Generator) -> Tens
 
 
 def validation_stream(stream: Stream, generator: torch.Generator) -> Stream:
-    """The same stream with a quarter of each task's training images in the place of its tests."""
+    """The same stream with validation images in the place of its tests: the benchmark's own, or,
+    where it has none, a quarter of each class's training images, which are then not trained on."""
     tasks = []
     for task in stream.tasks:
+        if task.validation is not None:
+            tasks.append(replace(task, test=task.validation))
+            continue
         chosen = stratified(task.train.labels, 0.25, generator)
         tasks.append(replace(task, train=task.train[~chosen], test=task.train[chosen]))
     return replace(stream, tasks=tuple(tasks))
