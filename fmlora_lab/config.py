@@ -56,10 +56,10 @@ class Glyphs(Settings):
     name: Literal["glyphs"] = "glyphs"
     tasks: int = Field(default=10, ge=1)
     """Number of tasks; must divide 100."""
-    train_images: int = Field(default=28, ge=2)
+    train_images: int = Field(default=36, ge=2)
     """Training images a class."""
     test_images: int = Field(default=16, ge=1)
-    """Test images a class, drawn from typefaces that training never sees."""
+    """Test images a class, drawn from a family of typefaces that training never sees."""
 
 
 class GlyphDomains(Settings):
@@ -69,7 +69,7 @@ class GlyphDomains(Settings):
     train_images: int = Field(default=8, ge=2)
     """Training images a class and domain."""
     test_images: int = Field(default=8, ge=1)
-    """Test images a class and domain, drawn from typefaces that training never sees."""
+    """Test images a class and domain, drawn from a family of typefaces that training never sees."""
 
 
 class Folder(Settings):
@@ -210,8 +210,9 @@ class RunConfig(Settings):
     data_seed: int = Field(default=0, ge=0)
     """Which images: subsets and splits; for Glyphs the drawing itself."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """`validation`: a quarter of each class's training images is kept back and takes the place of
-    the test images, which are not read; for choosing settings."""
+    """`validation`: the benchmark's validation images, or a quarter of each class's training images
+    where it has none, take the place of the test images, which are not read; for choosing
+    settings."""
     measure_ahead: bool = False
     """Also test tasks that are yet to come: the cells of the accuracy matrix above its diagonal,
     from which transfer is counted."""

@@ -1,6 +1,6 @@
 """Pre-train the backbone that ships with the lab, on characters that no benchmark shows.
 
-    python -m fmlora_lab.benchmarks.glyphs.pretrain --steps 9000 --seed 0 --out FILE
+    python -m fmlora_lab.benchmarks.glyphs.pretrain --steps 6000 --seed 0 --out FILE
 
 Every step draws fresh images of characters that are neither a benchmark character nor a
 look-alike of one, in the training typefaces only. Plain white on black comes first and the
@@ -26,12 +26,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from fmlora_lab.backbone.device import keep_memory
+from fmlora_lab.backbone.device import compute_type, keep_memory, pick_device
 from fmlora_lab.benchmarks.glyphs.renditions import SIDE, render
 from fmlora_lab.benchmarks.glyphs.streams import CHARACTERS, LOOKALIKE, relatives
 from fmlora_lab.benchmarks.glyphs.styles import PRETRAINING, Style, blend
 from fmlora_lab.benchmarks.glyphs.typefaces import (
-    PRETRAINING_FACES,
+    TRAIN_FACES,
     characters_of,
     rasters,
     similarity,
@@ -52,7 +52,7 @@ ENOUGH_FACES = 4
 def pretraining_characters() -> list[str]:
     """Letters, digits and symbols of any script that are no look-alike of a benchmark
     character, share no part or case with one, and are no look-alikes of each other."""
-    faces = Counter(character for face in PRETRAINING_FACES for character in characters_of(face))
+    faces = Counter(character for face in TRAIN_FACES for character in characters_of(face))
     forbidden = set().union(*map(relatives, CHARACTERS))
     candidates = [
         character
@@ -62,8 +62,8 @@ def pretraining_characters() -> list[str]:
         and not unicodedata.name(character, "").startswith("BRAILLE")
         and not relatives(character) & forbidden
     ]
-    sheet = rasters(candidates, PRETRAINING_FACES)
-    nearest = similarity(sheet, rasters(CHARACTERS, PRETRAINING_FACES)).amax(1)
+    sheet = rasters(candidates, TRAIN_FACES)
+    nearest = similarity(sheet, rasters(CHARACTERS, TRAIN_FACES)).amax(1)
     alike = similarity(sheet, sheet) >= LOOKALIKE
     drawn = sheet.flatten(1).any(1)
     chosen: list[int] = []
@@ -77,7 +77,7 @@ class Drawings:
     """Endless labelled images of the pre-training characters."""
 
     def __init__(self, characters: list[str], device: torch.device):
-        sheet = rasters(characters, PRETRAINING_FACES)
+        sheet = rasters(characters, TRAIN_FACES)
         # Pairs of a character and a typeface that has it.
         self.pairs = sheet.flatten(2).any(2).nonzero().to(device)
         self.sheet = sheet.to(device)
@@ -98,7 +98,7 @@ def pretrain(steps: int, seed: int, out: Path) -> None:
     Every 1000 steps the state goes to the folder for temporary files; the same command goes
     on from there, with the same images as if it had never stopped.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     if device.type == "cpu":
         set_fused_attn(False)
         keep_memory()
@@ -128,7 +128,7 @@ def pretrain(steps: int, seed: int, out: Path) -> None:
         start, end = RAMP
         share = min(max((done - start) / (end - start), 0.0), 1.0)
         images, labels = drawings.batch(blend(Style(), PRETRAINING, share), generator)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with compute_type(device, "auto"):
             scores = model(images).float()
         loss = F.cross_entropy(scores, labels)
         optimiser.zero_grad()

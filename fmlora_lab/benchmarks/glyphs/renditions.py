@@ -47,11 +47,17 @@ class _Draw:
         wavelength = self.uniform(2.5, 6, 1, 1, 1) * 2 / SIDE
         return (place / wavelength * 2 * math.pi + self.uniform(0, 6.28, 1, 1, 1)).sin()
 
-    def colour(self, saturation: Range, value: Range) -> Tensor:
-        """RGB in [0, 1], (n, 3, 1, 1), of any hue."""
+    def contours(self) -> Tensor:
+        """Contour lines of smooth noise, as a map has them, (n, 1, SIDE, SIDE) in [0, 1]."""
+        height = self.blobs(1, 4, SIDE) * self.uniform(5, 10, 1, 1, 1)
+        return ((height + self.uniform(0, 6.28, 1, 1, 1)).sin() * 3 - 1.2).clamp(0, 1)
+
+    def colour(self, hue: Range, saturation: Range, value: Range) -> Tensor:
+        """RGB in [0, 1], (n, 3, 1, 1); hues go from 0 over red, green and blue to 1."""
         thirds = torch.tensor([0, 4, 2], device=self.generator.device)[:, None, None]
-        hue = (((self.uniform(0, 6, 1, 1, 1) + thirds) % 6 - 3).abs() - 1).clamp(0, 1)
-        dulled = 1 - self.uniform(*saturation, 1, 1, 1) * (1 - hue)
+        place = 6 * self.uniform(*hue, 1, 1, 1)
+        pure = (((place + thirds) % 6 - 3).abs() - 1).clamp(0, 1)
+        dulled = 1 - self.uniform(*saturation, 1, 1, 1) * (1 - pure)
         return dulled * self.uniform(*value, 1, 1, 1)
 
 
@@ -64,8 +70,8 @@ def render(glyphs: Tensor, style: Style, generator: torch.Generator) -> Tensor:
     coverage = glyphs[:, None].float() / 255
     strokes, rim = _stroked(_bent(coverage, style, draw), style, draw)
 
-    ink = draw.colour(style.ink_saturation, style.ink_value)
-    ground = draw.colour(style.ground_saturation, style.ground_value)
+    ink = draw.colour(style.ink_hue, style.ink_saturation, style.ink_value)
+    ground = draw.colour((0, 1), style.ground_saturation, style.ground_value)
     swapped = draw.chance(style.inverted)
     ink, ground = torch.lerp(ink, ground, swapped), torch.lerp(ground, ink, swapped)
 
@@ -76,6 +82,10 @@ def render(glyphs: Tensor, style: Style, generator: torch.Generator) -> Tensor:
         others = torch.rand(len(glyphs), generator=generator, device=glyphs.device).argsort()
         ghost = F.avg_pool2d(_bent(coverage[others], style, draw), 2)
         ground = torch.lerp(ground, ink, draw.uniform(0, style.ghost, 1, 1, 1) * ghost)
+    if style.contours:
+        tint = draw.colour(style.contour_hue, style.contour_saturation, style.contour_value)
+        opacity = draw.uniform(style.contours / 2, style.contours, 1, 1, 1)
+        ground = torch.lerp(ground, tint, opacity * draw.contours())
     if style.texture:
         hatched = draw.chance(style.hatched)
         pattern = torch.lerp(draw.blobs(3, 10, SIDE), draw.stripes(), hatched)

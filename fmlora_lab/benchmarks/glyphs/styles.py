@@ -26,6 +26,7 @@ class Style:
     thick: float = 0
     outline: float = 0  # only the contour of the strokes is left
     rim: float = 0  # a dark contour around the strokes
+    ink_hue: Range = (0, 1)  # from red over green and blue to red again
     ink_saturation: Range = (0, 0)
     ink_value: Range = (1, 1)
     ground_saturation: Range = (0, 0)
@@ -35,6 +36,10 @@ class Style:
     hatched: float = 0  # share of textures that are stripes, not blobs
     busy: float = 0  # amplitude of coloured clutter on the ground
     ghost: float = 0  # opacity of another glyph behind
+    contours: float = 0  # opacity of a map's contour lines behind
+    contour_hue: Range = (0, 1)
+    contour_saturation: Range = (0, 0)
+    contour_value: Range = (1, 1)
     light: float = 0  # a gradient across the image
     grain: float = 0  # pixel noise
 

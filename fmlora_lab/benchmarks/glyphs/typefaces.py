@@ -12,18 +12,19 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont
 from torch import Tensor
 
-PRETRAINING_FACES = tuple(
-    f"DejaVu{family}{style}"
-    for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
-    for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}")
-)
-"""The typefaces in which pre-training saw other characters: one family of two here."""
 
-TRAIN_FACES = (*PRETRAINING_FACES, "STIXGeneralBol", "STIXGeneralItalic")
-"""Typefaces of training images."""
+def _family(name: str, slanted: str) -> tuple[str, ...]:
+    return tuple(f"{name}{style}" for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}"))
 
-TEST_FACES = ("STIXGeneral", "STIXGeneralBolIta")
-"""Typefaces of test images, which neither training nor pre-training sees."""
+
+TRAIN_FACES = (*_family("DejaVuSans", "Oblique"), *_family("DejaVuSerif", "Italic"))
+"""Typefaces of training images, and those in which pre-training saw other characters."""
+
+VALIDATION_FACES = _family("DejaVuSansMono", "Oblique")
+"""Typefaces of validation images: a family of which neither training nor testing sees any."""
+
+TEST_FACES = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta")
+"""Typefaces of test images: a family that training, pre-training and validation never see."""
 
 CANVAS = 64
 """Side of a raster in pixels: twice an image's, so that one averaging step reduces it."""
