@@ -166,6 +166,7 @@ class _LowRankLinear(torch.autograd.Function):
         xV = skinny(x, V) if keep_xV or ctx.beside else None
         left, right = [x] * len(weights), weights
         if ctx.beside:
+            assert xV is not None
             p = through(xV, transposed(C)).view(*x.shape[:-1], k)
             left, right = [*left, p], [*weights, U.to(x.dtype)]
         y = F.linear(joined(left, -1), joined(right, 1), None if bias is None else bias.to(x.dtype))
@@ -181,11 +182,11 @@ class _LowRankLinear(torch.autograd.Function):
         x, xV, U, C, V, *weights = ctx.saved_tensors
         need_x, _, _, need_U, need_C, need_V, *_ = ctx.needs_input_grad
         learned = slice(ctx.fixed, None)
-        gx = gU = gC = gV = g_U = None
+        gx = gU = gC = gV = None
         # gV needs g U of the learned columns alone, all else that of every column.
         every = need_C or (need_x and ctx.beside)
-        if (every or need_V) and not ctx.wide:
-            g_U = skinny(g, U if every else U[:, learned])
+        used = (every or need_V) and not ctx.wide
+        g_U = skinny(g, U if every else U[:, learned]) if used else g[..., :0]
         if need_x:
             left, right = [g] * len(weights), weights
             if ctx.beside:
