@@ -153,7 +153,7 @@ class Training(Settings):
     """Classes among which the loss tells images apart: the task's own, or all seen so far (the
     rows of earlier ones stay as they are). With one class a task it is always `seen`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 where the hardware has it."""
+    """`auto`: bfloat16 where the hardware has it. A run's name has the type that it came to."""
 
     known_heads: ClassVar[set[str]] = set()
     """Filled as heads are registered."""

@@ -21,10 +21,17 @@ def has_bfloat16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def resolved(precision: str, device: torch.device) -> str:
+    """`precision`, with "auto" as what it comes to on this device: "bfloat16" or "float32"."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
 @contextlib.contextmanager
 def compute_type(device: torch.device, precision: str) -> Iterator[None]:
     """Autocast to bfloat16 if `precision` asks for it, or is "auto" and the hardware has it."""
-    wanted = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    wanted = resolved(precision, device) == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False):
         yield
 

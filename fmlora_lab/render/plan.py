@@ -119,11 +119,12 @@ def _needed(config: Any, runs_dir: Path | str | None) -> Needed:
     from fmlora_lab import identity
     from fmlora_lab.runs.archive import shipped, use_shipped
     from fmlora_lab.runs.estimate import seconds_of
+    from fmlora_lab.runs.identity import names_elsewhere
     from fmlora_lab.runs.stored import run_folder
 
     run_id = identity(config)
     stored = run_folder(run_id, runs_dir).complete
-    stored = stored or (use_shipped() and shipped(run_id) is not None)
+    stored = stored or (use_shipped() and shipped(*names_elsewhere(config)) is not None)
     return Needed(run_id, stored, 0.0 if stored else seconds_of(config, runs_dir))
 
 

@@ -129,11 +129,12 @@ def use_shipped() -> bool:
     return not os.environ.get("FMLORA_FRESH")
 
 
-def shipped(run_id: str) -> ArchivedRun | None:
-    """The run of that name that came with the lab, if it did."""
-    for path in collections().values():
-        if (found := ArchivedRun(opened(path), run_id)).complete:
-            return found
+def shipped(*run_ids: str) -> ArchivedRun | None:
+    """The first run of these names that came with the lab, if one did."""
+    for run_id in run_ids:
+        for path in collections().values():
+            if (found := ArchivedRun(opened(path), run_id)).complete:
+                return found
     return None
 
 

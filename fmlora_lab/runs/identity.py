@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import timm
 
+from fmlora_lab.backbone.device import pick_device, resolved
 from fmlora_lab.backbone.tower import Tower, weight_file
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks import classes_are_cut, known
@@ -30,19 +31,32 @@ def identity(config: RunConfig) -> str:
     return settled(config, found.classes).run_id(found.fingerprint, facts.fingerprint)
 
 
+def names_elsewhere(config: RunConfig) -> list[str]:
+    """The run's name and, where its type is "auto", the other that it could have on a machine with
+    other hardware."""
+    if config.training.precision != "auto":
+        return [identity(config)]
+    training = config.training
+    chosen = [training.model_copy(update={"precision": p}) for p in ("float32", "bfloat16")]
+    names = [identity(config.model_copy(update={"training": t})) for t in chosen]
+    own = identity(config)
+    return sorted(names, key=lambda name: name != own)
+
+
 def settled(config: RunConfig, classes: int) -> RunConfig:
-    """The configuration with what its stream of so many classes decides: with one class a task, a
+    """The configuration with what its stream of so many classes and this machine decide.
+
+    "auto" is the type that it comes to: results differ between types. And with one class a task, a
     loss over the task would be 0 whatever is learned, so it is taken over all classes seen. A
-    method that sees all tasks as one, or trains no head, has no such loss."""
+    method that sees all tasks as one, or trains no head, has no such loss.
+    """
     benchmark, training = config.benchmark, config.training
+    decided = {"precision": resolved(training.precision, pick_device())}
     method = METHODS[config.method.name]
-    no_loss = method.record.one_task or method.ranked_by != "trained"
-    if no_loss or training.loss_over == "seen":
-        return config
-    if not classes_are_cut(benchmark) or benchmark.tasks < classes:
-        return config
-    training = training.model_copy(update={"loss_over": "seen"})
-    return config.model_copy(update={"training": training})
+    has_loss = method.ranked_by == "trained" and not method.record.one_task
+    if has_loss and classes_are_cut(benchmark) and benchmark.tasks >= classes:
+        decided["loss_over"] = "seen"
+    return config.model_copy(update={"training": training.model_copy(update=decided)})
 
 
 _asked: dict[str, TowerFacts] = {}

@@ -22,7 +22,7 @@ from fmlora_lab.metrics import accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import shipped
 from fmlora_lab.runs.folder import FolderKeeper, RunFolder, features_file
-from fmlora_lab.runs.identity import check_tower, identity, settled
+from fmlora_lab.runs.identity import check_tower, identity, names_elsewhere, settled
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
@@ -75,23 +75,26 @@ def run(
 def find_stored(
     config: RunConfig, runs_dir: Path | str | None = None, use_shipped: bool = False
 ) -> Run | None:
-    """The run of this configuration if it is complete; nothing is loaded or computed for it."""
-    run_id = identity(config)
-    folder = run_folder(run_id, runs_dir)
+    """The run of this configuration if it is complete; nothing is loaded or computed for it.
+
+    Runs that came with the lab are of one machine: with "auto" they count whatever type it chose.
+    """
+    folder = run_folder(identity(config), runs_dir)
     if folder.complete:
         stored = Run(folder)
         stored.check()
         return stored
-    archived = shipped(run_id) if use_shipped else None
+    archived = shipped(*names_elsewhere(config)) if use_shipped else None
     return None if archived is None else Run(archived)
 
 
 def _as_asked(stored: Run, config: RunConfig) -> Run:
     """The run with the configuration as it reads today: its file may be older than an option,
-    whose default it then has."""
-    loss_over = stored.config["training"].get("loss_over", "task")  # what its stream decided
+    whose default it then has. What its stream and its machine decided stays."""
+    training = stored.config["training"]
+    decided = {"loss_over": training.get("loss_over", "task"), "precision": training["precision"]}
     stored.config = config.model_dump(mode="json")
-    stored.config["training"]["loss_over"] = loss_over
+    stored.config["training"] |= decided
     return stored
 
 

@@ -24,6 +24,9 @@ class Run:
         self.folder = folder
         self.id = folder.run_id
         self.config: dict[str, Any] = folder.read_json("config.json")
+        training = self.config.get("training", {})
+        if training.get("precision") == "auto":  # as runs had it before format 3
+            training["precision"] = "bfloat16" if self.environment["bfloat16"] else "float32"
         self.result: dict[str, Any] = folder.read_json("result.json")
         heads = self.result["heads"]
         self.result["heads"] = {OLD_HEADS.get(name, name): by for name, by in heads.items()}

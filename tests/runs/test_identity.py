@@ -10,15 +10,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fmlora_lab import configure, grid, identity, run, sweep
+from fmlora_lab.backbone import device
 from fmlora_lab.backbone.vit import GLYPHS_VIT
 from fmlora_lab.benchmarks import cache, fingerprint
 from fmlora_lab.benchmarks import decode as decoding
 from fmlora_lab.benchmarks.glyphs import streams
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import cache_dir, remember
+from fmlora_lab.runs import archive
 from fmlora_lab.runs import identity as identities
 from fmlora_lab.runs import run as run_module
-from fmlora_lab.runs.archive import collections
+from fmlora_lab.runs.archive import collections, ship
+from fmlora_lab.runs.run import find_stored
 from fmlora_lab.runs.stored import load_runs
 
 KINDS = {
@@ -118,6 +121,57 @@ def test_a_class_a_task_is_settled_in_the_name_as_in_the_run(own, tmp_path):
     assert identity(configuration(own, **two)) != identity(
         configuration(own, **two, **{"training.loss_over": "seen"})
     )
+
+
+TYPES = ["float32", "bfloat16"]
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_a_name_has_the_type_that_is_computed_in(own, tmp_path, monkeypatch, has_bfloat16):
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: has_bfloat16)
+    auto = configuration(own)
+    each = {p: configuration(own, **{"training.precision": p}) for p in TYPES}
+    names = {p: identity(config) for p, config in each.items()}
+    assert len(set(names.values())) == 2
+    came_to = TYPES[has_bfloat16]
+    made = run(auto, tmp_path)
+    assert identity(auto) == made.id == names[came_to]
+    assert made.folder.read_json("config.json")["training"]["precision"] == came_to
+    assert made.config["training"]["precision"] == came_to
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: not has_bfloat16)
+    assert identity(auto) == names[TYPES[not has_bfloat16]]
+
+
+@pytest.mark.train
+def test_a_run_that_came_with_the_lab_counts_in_the_type_of_its_machine(own, tmp_path, monkeypatch):
+    auto = configuration(own)
+    each = [configuration(own, **{"training.precision": p}) for p in TYPES]
+    monkeypatch.setattr(archive, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    (stored,) = [run(each[0], tmp_path / "runs")]
+    ship([stored], tmp_path / "results/tiny.zip", {})
+    for has_bfloat16 in (False, True):
+        monkeypatch.setattr(device, "has_bfloat16", lambda _, has=has_bfloat16: has)
+        found = find_stored(auto, tmp_path / "empty", use_shipped=True)
+        assert found is not None and found.id == stored.id
+        assert found.config["training"]["precision"] == "float32"
+    assert find_stored(each[1], tmp_path / "empty", use_shipped=True) is None
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_runs_from_before_types_were_in_names_say_theirs(own, tmp_path, has_bfloat16):
+    made = run(configuration(own), tmp_path)
+    for name, part, value in (
+        ("config.json", "training", {**made.config["training"], "precision": "auto"}),
+        ("environment.json", "bfloat16", has_bfloat16),
+    ):
+        content = made.folder.read_json(name)
+        content.pop("sha256", None)
+        made.folder.write_json(name, {**content, part: value})
+    (found,) = load_runs(tmp_path)
+    assert found.config["training"]["precision"] == TYPES[has_bfloat16]
 
 
 # --- what changed is noticed ----------------------------------------------------------------------
