@@ -15,8 +15,9 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 PAGES = [page for page in (ROOT / "README.md", ROOT / "docs" / "results.md") if page.is_file()]
 COLUMNS = (
-    "acc", "learning_accuracy", "forgetting", "head", "other_acc", "trainable_parameters",
-    "kept_parameters", "seconds_a_task", "inference_mflops", "seeds",
+    "acc_trained", "acc_best", "best_head", "learning_accuracy", "forgetting", "within_task",
+    "confusion", "trainable_parameters", "kept_parameters", "passes_a_task", "seconds_a_task",
+    "inference_mflops", "draws",
 )  # fmt: skip
 
 
