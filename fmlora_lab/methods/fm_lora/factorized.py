@@ -7,6 +7,8 @@ B are frozen for ever once they are made; the cores of all sites are one tensor,
 them in one go.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from fmlora_lab.backbone.sites import Site
 
 Triple = tuple[Float[Tensor, "_ R"], Float[Tensor, "R R"], Float[Tensor, "_ R"]]
 """A, C, B of a site."""
+Side = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"] | None]
+"""One factor (d, k) of an update, as it is now and as it started; None for zero."""
 
 
 class FactorizedLoRA(nn.Module):
@@ -30,6 +34,7 @@ class FactorizedLoRA(nn.Module):
         self.R = min(basis_rank, *(min(site.d_out, site.d_in) for site in sites))
         self.learning_bases = False
         self.U, self.V = nn.ParameterList(), nn.ParameterList()
+        self.start = nn.ParameterList()  # V of every site, or M, as the task's update started
         none = torch.empty(len(sites), self.R, 0)
         self.M, self.N = nn.Parameter(none), nn.Parameter(none.clone())
         for i, site in enumerate(sites):
@@ -61,6 +66,7 @@ class FactorizedLoRA(nn.Module):
         self.U = nn.ParameterList(torch.zeros_like(A) for A, _ in self.bases())
         draws = (torch.randn(B.shape, generator=generator) for _, B in self.bases())
         self.V = nn.ParameterList((draw / len(draw) ** 0.5).to(self.core) for draw in draws)
+        self._keep_start(self.V)
 
     @torch.no_grad()
     def start_in(self, directions: list[Float[Tensor, "_ R"]]) -> None:
@@ -70,12 +76,13 @@ class FactorizedLoRA(nn.Module):
         """
         for V, chosen in zip(self.V, directions, strict=True):
             V.copy_(chosen)
+        self._keep_start(self.V)
 
     @torch.no_grad()
     def make_bases(self) -> None:
         """Turn U Vᵀ into orthonormal A, B and C_1 = diag(σ), leaving ΔW_1 as it is."""
         self.set_bases([thin_svd(U, V) for U, V in zip(self.U, self.V, strict=True)])
-        self.U, self.V = nn.ParameterList(), nn.ParameterList()
+        self.U, self.V, self.start = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
         self.learning_bases = False
 
     def begin_coefficients(
@@ -98,6 +105,7 @@ class FactorizedLoRA(nn.Module):
         keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)
         self.M = nn.Parameter(draw / self.R**0.5 * keep[:, None, :])
         self.N = nn.Parameter(torch.zeros_like(self.M))
+        self._keep_start([self.M])
 
     @torch.no_grad()
     def keep_columns(self, ranks: Int64[Tensor, "S"]) -> None:
@@ -105,6 +113,7 @@ class FactorizedLoRA(nn.Module):
         r = int(ranks.max())
         keep = (torch.arange(r, device=ranks.device) < ranks[:, None]).to(self.core)[:, None, :]
         self.M, self.N = nn.Parameter(self.M[..., :r] * keep), nn.Parameter(self.N[..., :r] * keep)
+        self._keep_start([self.start[0][..., :r] * keep])
 
     @torch.no_grad()
     def end_coefficients(self) -> Float[Tensor, "S R R"]:
@@ -118,6 +127,7 @@ class FactorizedLoRA(nn.Module):
     def drop_coefficients(self) -> None:
         """M and N leave as if they had not been."""
         self.M, self.N = nn.Parameter(self.M[..., :0]), nn.Parameter(self.N[..., :0])
+        self.start = nn.ParameterList()
 
     def factors(
         self, columns: Float[Tensor, "S r"] | Float[Tensor, "r"] | None = None
@@ -130,6 +140,20 @@ class FactorizedLoRA(nn.Module):
             M = self.M if columns is None else self.M * columns[..., None, :]
             core = torch.baddbmm(core, self._in_own(M), self._in_own(self.N).mT)
         return [Factors(A, C, B) for (A, B), C in zip(self.bases(), core.unbind(), strict=True)]
+
+    def sides(self) -> list[tuple[Side, Side]]:
+        """What the task's update is made of at every site, now and as it started: U and V, or M
+        and N in the core's coordinates, of the directions that the task may write into."""
+        if self.learning_bases:
+            moved = zip(self.U, self.V, self.start, strict=True)
+            return [((U, None), (V, start)) for U, V, start in moved]
+        start = self.start[0] if self.start else self.M
+        rows = [part[:, self.own > 0] for part in (self.M, start, self.N)]
+        return [((M, M_start), (N, None)) for M, M_start, N in zip(*rows, strict=True)]
+
+    def _keep_start(self, tensors: Iterable[Tensor]) -> None:
+        kept = (nn.Parameter(tensor.detach().clone(), requires_grad=False) for tensor in tensors)
+        self.start = nn.ParameterList(kept)
 
     def _in_own(self, coefficients: Float[Tensor, "S R r"]) -> Float[Tensor, "S R r"]:
         """M or N with the rows of directions that are not the task's own set to zero."""

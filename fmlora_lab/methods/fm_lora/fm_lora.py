@@ -42,6 +42,7 @@ from fmlora_lab.methods.method import (
     TaskInfo,
     register,
 )
+from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
 
 class BasesSettings(Settings):
@@ -108,7 +109,10 @@ class FMLoRASettings(SiteSettings):
     },
     search_short={"method.bases.lr": (1e-4, 3e-4, 1e-3)},
     updates="cores",
-    ships=("H", "rank", "candidates", "probabilities", "w", "cost", "tau", "prompts", *ESTIMATES),
+    ships=(
+        *("H", "rank", "candidates", "probabilities", "w", "cost", "tau", "prompts"),
+        *(*ESTIMATES, *STARTS),
+    ),
 )
 class FMLoRA(Method):
     settings: FMLoRASettings
@@ -131,6 +135,7 @@ class FMLoRA(Method):
         self.register_buffer("probabilities", torch.zeros(choices, len(self.selector.ranks)))
         self.sketch: GradientSketch | None = None
         self.moments: InputMoments | None = None
+        self.starts: dict[str, Tensor] = {}
         self.aside: tuple[Tensor, Tensor] | None = None  # core and prompt, while task 1 is probed
         self.estimates = Estimates() if settings.drs.estimates else None
         self.columns: Tensor | None = None
@@ -158,7 +163,7 @@ class FMLoRA(Method):
             self.chosen.zero_()
         elif self._makes_bases():
             self.factorized.begin_bases(task.generator)
-        elif not self.settings.drs.enabled:
+        else:
             self._begin_coefficients(self.chosen, task.generator)
         if task.index == 0 and self.settings.bases.init == "weight":
             R = self.factorized.R
@@ -289,6 +294,7 @@ class FMLoRA(Method):
             self.chosen.fill_(f.R)
             own = f.core.clone()
         else:
+            self.starts = shares_of_starts(f.sides())
             own = f.end_coefficients()
         if self.adapts(self.task.index):
             self.latest = own
@@ -298,17 +304,21 @@ class FMLoRA(Method):
                 record |= {f"A.{site.name}": A.clone(), f"B.{site.name}": B.clone()}
         if self.estimates is not None:
             record |= self.estimates.record()
-        return record | {
-            "own_core": own.clone(),
-            "core": f.core.clone(),
-            "prompts": self.P.clone(),
-            "rank": self.chosen.clone(),
-            "probabilities": self.probabilities.clone(),
-            "candidates": self.selector.ranks.clone(),
-            "w": self.selector.w().clone(),
-            "cost": self.selector.cost.clone(),
-            "tau": self.selector.tau.clone(),
-        }
+        return (
+            record
+            | self.starts
+            | {
+                "own_core": own.clone(),
+                "core": f.core.clone(),
+                "prompts": self.P.clone(),
+                "rank": self.chosen.clone(),
+                "probabilities": self.probabilities.clone(),
+                "candidates": self.selector.ranks.clone(),
+                "w": self.selector.w().clone(),
+                "cost": self.selector.cost.clone(),
+                "tau": self.selector.tau.clone(),
+            }
+        )
 
     def kept(self) -> int:
         f = self.factorized
@@ -324,6 +334,7 @@ class FMLoRA(Method):
     def _make_bases(self) -> None:
         """Once: where the selector is on, its probe needs them before the task ends."""
         if self.factorized.learning_bases:
+            self.starts = shares_of_starts(self.factorized.sides())
             self.factorized.make_bases()
             self._share_bases()
 

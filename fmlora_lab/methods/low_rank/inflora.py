@@ -36,6 +36,7 @@ from fmlora_lab.methods.method import (
     TaskInfo,
     register,
 )
+from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
 
 class InfLoRASettings(SiteSettings):
@@ -74,6 +75,7 @@ class InfLoRASettings(SiteSettings):
     },
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
+    ships=STARTS,
 )
 class InfLoRA(Method):
     settings: InfLoRASettings
@@ -132,8 +134,9 @@ class InfLoRA(Method):
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
-        record = {}
-        for s, (site, update) in enumerate(zip(self.model.sites, self.factors(), strict=True)):
+        updates = self.factors()
+        record = shares_of_starts(((u.U, None), (u.V, u.V)) for u in updates)
+        for s, (site, update) in enumerate(zip(self.model.sites, updates, strict=True)):
             record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}
             record[f"memory.{site.name}"] = getattr(self, f"memory{s}").clone()
             site.weight += site.full_rows(update).dense()

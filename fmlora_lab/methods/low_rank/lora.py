@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.methods.method import HEAD_RATES, Group, Method, SiteSettings, TaskInfo, register
+from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
 
 class LoRASettings(SiteSettings):
@@ -36,6 +37,7 @@ class LoRASettings(SiteSettings):
     search={**HEAD_RATES, "method.lr": (5e-4, 1e-3, 2e-3, 4e-3), "method.rank": (4, 8, 16)},
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
+    ships=STARTS,
 )
 class LoRA(Method):
     settings: LoRASettings
@@ -51,6 +53,7 @@ class LoRA(Method):
         for U, V in zip(self.U, self.V, strict=True):
             U.zero_()
             V.copy_(torch.randn(V.shape, generator=task.generator) / len(V) ** 0.5)
+        self.V_start = [V.clone() for V in self.V]  # drawn again if the task is resumed
 
     def factors(self, query: Tensor | None = None) -> list[Factors]:
         return [Factors(U, None, V) for U, V in zip(self.U, self.V, strict=True)]
@@ -60,7 +63,8 @@ class LoRA(Method):
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
-        record = {}
+        moved = zip(self.U, self.V, self.V_start, strict=True)
+        record = shares_of_starts(((U, None), (V, start)) for U, V, start in moved)
         for site, update in zip(self.model.sites, self.factors(), strict=True):
             record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}
             site.weight += site.full_rows(update).dense()

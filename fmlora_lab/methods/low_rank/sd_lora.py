@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.methods.method import HEAD_RATES, Group, Method, SiteSettings, TaskInfo, register
+from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
 
 class SDLoRASettings(SiteSettings):
@@ -72,6 +73,7 @@ class SDLoRASettings(SiteSettings):
     },
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
+    ships=STARTS,
 )
 class SDLoRA(Method):
     settings: SDLoRASettings
@@ -100,6 +102,7 @@ class SDLoRA(Method):
             draw = torch.randn(d_in, r, generator=task.generator) / d_in**0.5
             self.U[n] = nn.Parameter(self.alpha.new_zeros(d_out, r))
             self.V[n] = nn.Parameter(draw.to(self.alpha))
+        self.V_start = [V.detach().clone() for V in self.V]  # drawn again if the task is resumed
         old, begin = self.alpha.detach(), 1.0
         if self.settings.form == "code":
             self._divide_last_direction()
@@ -125,10 +128,13 @@ class SDLoRA(Method):
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
-        record = {}
+        record, sides = {}, []
         for site, numbers in zip(self.model.sites, self.weights, strict=True):
             record[f"U.{site.name}"] = blocks([self.U[n].clone() for n in numbers])
             record[f"V.{site.name}"] = torch.cat([self.V[n] for n in numbers], dim=1)
+            start = torch.cat([self.V_start[n] for n in numbers], dim=1)
+            sides.append(((record[f"U.{site.name}"], None), (record[f"V.{site.name}"], start)))
+        record |= shares_of_starts(sides)
         record["alpha"] = self.alpha.detach().clone()
         record["folded"] = torch.tensor(self._keep_direction())
         for n in range(len(self.U)):
