@@ -73,6 +73,11 @@ def choices_of(run: Run) -> Choices:
             f"run {run.id} chose no ranks, since its selector was off; train one with `fmlora-lab "
             "run --method fm-lora --set method.drs.enabled=true`"
         )
+    if run.config["method"].get("adapt") == "first-task":
+        raise BadInput(
+            f"run {run.id} chose no ranks for its tasks, since only the first adapts; train one "
+            "with `fmlora-lab run --method fm-lora --set method.adapt=every-task`"
+        )
     records = [run.task(t) for t in range(run.result["task_files"])]
     ln_k = log(max(classes_a_task(run), 2))
     unit = ln_k if drs["form"] == "paper" else 1.0
@@ -97,6 +102,18 @@ def tasks_of(run: Run) -> "DataFrame":
     known = [name for name in ("rank", "H", *ESTIMATES) if name in records[0]]
     rows = [{name: float(np.mean(record[name])) for name in known} for record in records]
     return DataFrame(rows, index=np.arange(1, len(rows) + 1)).rename_axis("task")
+
+
+def within_task_error(run: Run) -> Array:
+    """How hard each task was: the error in percent (N,) just after it was learned, the task given,
+    by the head that ranks the run. Among all classes seen the error grows with the task's place in
+    the stream, whatever the task. BadInput where it was not measured."""
+    if "within_task_matrix" not in run.result:
+        raise BadInput(
+            f"how hard the tasks of run {run.id} were is not known: it is older than accuracy "
+            "within a task is measured; compute it anew with --fresh"
+        )
+    return 100 - np.array(run.result["within_task_matrix"], float).diagonal()
 
 
 def classes_a_task(run: Run) -> int:

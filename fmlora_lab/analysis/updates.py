@@ -5,7 +5,7 @@ in their few columns. All in float64.
 
     overlap     ⟨ΔW_i, ΔW_j⟩_F / (‖ΔW_i‖ ‖ΔW_j‖)
     cosines     singular values of Q_iᵀ Q_j, Q an orthonormal basis of a column space
-    share       ‖A Aᵀ ΔW B Bᵀ‖² / ‖ΔW‖²
+    share       ‖A Aᵀ ΔW B Bᵀ‖² / ‖ΔW‖², and of each side alone
 """
 
 from collections.abc import Callable
@@ -121,17 +121,22 @@ def measure(run: Run) -> dict[str, Any]:
     }
 
 
-def span(free: Run, based: Run) -> list[float]:
-    """Share of each task's update in `free` that lies in the bases of the FM-LoRA run `based`: of
-    the energy ‖ΔW‖² of all sites together."""
+def span(free: Run, based: Run) -> dict[str, list[float]]:
+    """How much of each task's update in `free` lies in the bases A, B of the FM-LoRA run `based`:
+    shares of the energy ‖ΔW‖² of all sites together, N of each.
+
+    `share` is within both, ‖A Aᵀ ΔW B Bᵀ‖²; `outputs` within A alone, `inputs` within B alone;
+    `chance_…` is what bases at random would hold on average: R/d_out, R/d_in and their product,
+    each site weighed by its energy. All are 0 for a task that changed nothing.
+    """
     _check_factors(based)
     bases = _bases(based.task(0))
-    shares = []
+    rows = []
     for task in updates(free):
-        whole = sum(norm(u) ** 2 for u in task.values())
-        inside = sum(norm(_projected(u, *bases[site])) ** 2 for site, u in task.items())
-        shares.append(inside / whole if whole else 0.0)
-    return shares
+        whole = sum(norm(u) ** 2 for u in task.values()) or 1.0
+        held = [_held(u, *bases[site]) for site, u in task.items()]
+        rows.append({name: sum(site[name] for site in held) / whole for name in held[0]})
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def measured(run: Run) -> dict[str, Any]:
@@ -139,15 +144,15 @@ def measured(run: Run) -> dict[str, Any]:
     return run.derived("subspaces", lambda: measure(run))
 
 
-def measured_span(free: Run, based: Run) -> list[float]:
-    """`span`, computed once and stored with `free`.
+def measured_span(free: Run, based: Run) -> dict[str, list[float]]:
+    """`span`, computed once and stored with `free`; of an older run `share` alone.
 
     Of two runs that came with the lab it came too, so it is read from there if `free` alone was
     computed anew: the bases of `based` are not here.
     """
     if based.shipped and not free.shipped and (folder := shipped(free.id)):
         free = Run(folder)
-    return free.derived(f"span-{based.id}", lambda: {"share": span(free, based)})["share"]
+    return free.derived(f"span-{based.id}", lambda: span(free, based))
 
 
 def between(run: Run, what: str) -> Array:
@@ -218,9 +223,18 @@ def _scaled(task: Arrays) -> dict[str, Update]:
     }
 
 
-def _projected(u: Update, A: Array, B: Array) -> Update:
-    """Aᵀ ΔW B, as factors."""
-    return A.T @ u[0], B.T @ u[1]
+def _held(u: Update, A: Array, B: Array) -> dict[str, float]:
+    """Of ‖ΔW‖²: what lies within A and B, and what would within bases at random."""
+    inside, whole = (A.T @ u[0], B.T @ u[1]), norm(u) ** 2
+    outputs, inputs = (basis.shape[1] / len(basis) for basis in (A, B))
+    return {
+        "share": norm(inside) ** 2,
+        "outputs": norm((inside[0], u[1])) ** 2,
+        "inputs": norm((u[0], inside[1])) ** 2,
+        "chance": outputs * inputs * whole,
+        "chance_outputs": outputs * whole,
+        "chance_inputs": inputs * whole,
+    }
 
 
 def _alike(P: Array, Q: Array) -> float:

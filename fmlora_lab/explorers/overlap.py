@@ -9,6 +9,8 @@ from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.overlap import WEIGHTS, Relation, related, relation
+from fmlora_lab.analysis.starts import SIDES, at_weight, said
+from fmlora_lab.analysis.updates import Array
 from fmlora_lab.config import title_of
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
@@ -19,7 +21,8 @@ from fmlora_lab.runs.stored import Run
 HINT = """in the maps, purple says that two tasks change a weight in the same sense, orange in
 opposite senses, white that they do not meet. LoRA draws new directions to read from for every task:
 large angles, a pale map. FM-LoRA's tasks share their bases (task 1 fills them, so its angles to any
-other are 0): smaller angles, stronger overlaps of both signs. Compare blocks and sites."""
+other are 0): smaller angles, stronger overlaps of both signs. Compare blocks and sites. The table
+says what of an update is learned: a side that lies in its start stayed where it was put."""
 
 
 def subspace_overlap(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
@@ -69,7 +72,8 @@ def draw(
     picture, names = built(left, right)
     i, j = first - 1, second - 1
     picture.show(f"block {block}, {weight}", (i, j), of)
-    return picture, words(names, of, i, j)
+    starts = [at_weight(run, name, related(run)) for run in (left, right)]
+    return picture, words(names, of, i, j) + start_words(names, starts, i, j)
 
 
 @lru_cache(8)
@@ -91,8 +95,8 @@ def words(names: Sequence[str], of: Sequence[Relation], i: int, j: int) -> str:
     titles = [title_of(name) for name in names]
     pair = {
         "overlap": [signed(r.overlap[i, j]) for r in of],
-        "smallest angle, written to": [f"{degrees_of(r.outputs[i, j])[0]:.0f}°" for r in of],
-        "smallest angle, read from": [f"{degrees_of(r.inputs[i, j])[0]:.0f}°" for r in of],
+        "smallest angle, written to": [smallest(r.outputs[i, j]) for r in of],
+        "smallest angle, read from": [smallest(r.inputs[i, j]) for r in of],
         f"size of task {i + 1}": [f"{size(r, i):.2f}" for r in of],
         f"size of task {j + 1}": [f"{size(r, j):.2f}" for r in of],
     }
@@ -103,6 +107,27 @@ def words(names: Sequence[str], of: Sequence[Relation], i: int, j: int) -> str:
         + table(f"Overlap of task {i + 1} with", titles, row)
         + "<small>Size: ‖ΔW‖, the root of the sum of squared singular values.</small>"
     )
+
+
+def start_words(names: Sequence[str], starts: Sequence[tuple[Array, Array]], i: int, j: int) -> str:
+    """How much of the two tasks' spaces lies in what their factors started from."""
+    sides = dict(zip(SIDES, ("written to", "read from"), strict=True))
+    rows = {
+        f"task {t + 1}, {sides[side]}": [
+            said(share[t, n], chance[t, n]) for share, chance in starts
+        ]
+        for t in dict.fromkeys((i, j))
+        for n, side in enumerate(SIDES)
+    }
+    return table("Of its start", [title_of(name) for name in names], rows) + (
+        "<small>Chance: what a space that has nothing to do with the start has of it.</small>"
+    )
+
+
+def smallest(cosines: Array) -> str:
+    """The smallest principal angle; none where a task changed nothing."""
+    angles = degrees_of(cosines)
+    return f"{angles[0]:.0f}°" if len(angles) else "–"
 
 
 def size(of: Relation, task: int) -> float:

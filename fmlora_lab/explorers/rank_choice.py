@@ -7,7 +7,14 @@ import numpy as np
 from ipywidgets import FloatLogSlider, FloatSlider, ToggleButtons, VBox
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.rank_choice import FORMS, Choices, choices_of, smaller_ranks
+from fmlora_lab.analysis.rank_choice import (
+    FORMS,
+    Choices,
+    choices_of,
+    smaller_ranks,
+    tasks_of,
+    within_task_error,
+)
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
@@ -58,7 +65,7 @@ def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Screen
     """The figure of a run at these settings, and its numbers."""
     picture = built(run)
     picture.show(H, form, tau, cost)
-    return picture, words(picture.choices, H, form, tau, cost)
+    return picture, words(picture.choices, H, form, tau, cost) + hardness(run)
 
 
 @lru_cache(8)
@@ -86,3 +93,17 @@ def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str
         + (f", λ = {choices.cost:.2f}" if choices.form != "paper" else "")
         + f". H is in units of guessing, ln {np.exp(choices.ln_k):.0f}.</small>"
     )
+
+
+@lru_cache(8)
+def hardness(run: Run) -> str:
+    """How hard each task was by H and by its error with the task given, beside its rank."""
+    try:
+        errors = [f"{error:.1f}%" for error in within_task_error(run)]
+    except BadInput:
+        errors = ["–"] * run.result["task_files"]
+    rows = {
+        f"task {t}": [f"{task['H']:.2f}", error, f"{task['rank']:g}"]
+        for (t, task), error in zip(tasks_of(run).iterrows(), errors, strict=True)
+    }
+    return table("How hard", ["H", "error within the task", "rank"], rows)

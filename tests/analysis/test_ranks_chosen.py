@@ -1,9 +1,12 @@
 """What a run says of the rank of each of its tasks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from fmlora_lab.analysis.rank_choice import ESTIMATES, tasks_of
+from fmlora_lab.analysis.rank_choice import ESTIMATES, choices_of, tasks_of, within_task_error
+from fmlora_lab.config import BadInput
 from fmlora_lab.runs.archive import RESULTS
 from fmlora_lab.runs.stored import load_runs
 
@@ -41,3 +44,22 @@ def test_without_a_selector_every_later_task_has_the_fixed_rank(found):
     tasks = tasks_of(run)
     assert set(tasks["rank"].loc[2:]) == {run.config["method"]["rank"]}
     assert np.isnan(tasks["H"]).all()
+
+
+def test_how_hard_a_task_was_does_not_follow_its_place_in_the_stream():
+    """Of two tasks alike the second is harder among all classes seen, not with the task given."""
+    result = {"accuracy_matrix": [[90.0, None], [60.0, 70.0]]}
+    result["within_task_matrix"] = [[90.0, None], [88.0, 90.0]]
+    assert within_task_error(SimpleNamespace(result=result)).tolist() == [10.0, 10.0]
+
+
+def test_of_an_older_run_it_is_not_known():
+    run = SimpleNamespace(id="abc", result={"accuracy_matrix": [[90.0]]})
+    with pytest.raises(BadInput, match=r"^how hard the tasks of run abc were is not known: "):
+        within_task_error(run)
+
+
+def test_a_run_whose_first_task_alone_adapts_chose_nothing():
+    method = {"name": "fm-lora", "drs": {"enabled": True}, "adapt": "first-task"}
+    with pytest.raises(BadInput, match=r"^run abc chose no ranks for its tasks, .*=every-task`$"):
+        choices_of(SimpleNamespace(id="abc", config={"method": method}))

@@ -146,18 +146,45 @@ def test_fm_loras_overlaps_are_those_of_its_cores(stored):
 
 
 def test_span_is_the_projected_share_of_all_sites_energy(stored):
+    """Within both bases and within each, beside what bases at random have on average."""
     free, based = stored("lora"), stored("fm-lora")
-    first, shares = based.task(0), []
-    for task in updates(free):
-        projected = [
-            first[f"A.{site}"].T.astype(float) @ dense(u) @ first[f"B.{site}"].astype(float)
-            for site, u in task.items()
-        ]
+    first, found = based.task(0), span(free, based)
+    for t, task in enumerate(updates(free)):
         whole = sum((dense(u) ** 2).sum() for u in task.values())
+        wanted = dict.fromkeys(found, 0.0)
+        for site, u in task.items():
+            A, B = (first[f"{side}.{site}"].astype(float) for side in "AB")
+            own, energy = dense(u), (dense(u) ** 2).sum()
+            wanted["share"] += ((A.T @ own @ B) ** 2).sum()
+            wanted["outputs"] += ((A.T @ own) ** 2).sum()
+            wanted["inputs"] += ((own @ B) ** 2).sum()
+            wanted["chance_outputs"] += energy * 8 / len(own)
+            wanted["chance_inputs"] += energy * 8 / own.shape[1]
+            wanted["chance"] += energy * 8 / len(own) * 8 / own.shape[1]
+        for name, shares in found.items():
+            close(shares[t], wanted[name] / whole)
+        assert 0.0001 < found["share"][t] < found["inputs"][t] < 0.9
+    for name in ("share", "outputs", "inputs"):
+        close(span(based, based)[name], np.ones(TASKS), 1e-5)
+
+
+def test_chance_is_what_bases_at_random_hold_of_an_update_on_average(stored):
+    """The mean over many draws, of the first task's update at every site."""
+    free, based = stored("lora"), stored("fm-lora")
+    (first, *_), draw = updates(free), np.random.default_rng(0)
+    whole = sum((dense(u) ** 2).sum() for u in first.values())
+    shares = []
+    for _ in range(60):
+        A, B = (
+            {
+                site: np.linalg.qr(draw.standard_normal((len(u[n]), 8)))[0]
+                for site, u in first.items()
+            }
+            for n in (0, 1)
+        )
+        projected = [A[site].T @ dense(u) @ B[site] for site, u in first.items()]
         shares.append(sum((P**2).sum() for P in projected) / whole)
-    assert min(shares) > 0.001 and max(shares) < 0.9
-    close(span(free, based), shares)
-    close(span(based, based), np.ones(TASKS), 1e-5)
+    assert np.mean(shares) == pytest.approx(span(free, based)["chance"][0], rel=0.1)
 
 
 def test_what_was_measured_is_stored_with_the_run(stored, monkeypatch):

@@ -6,9 +6,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.overlap import related
+from fmlora_lab.analysis.starts import at_weight, said
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import subspace_overlap
-from fmlora_lab.explorers.overlap import built, explorer
+from fmlora_lab.explorers.overlap import built, explorer, smallest, start_words
 from fmlora_lab.plots.overlap import signed
 from fmlora_lab.plots.style import FAMILY_LOOKS
 
@@ -115,3 +116,29 @@ def test_without_a_run_that_suits_a_sentence_says_how_to_make_one(monkeypatch, t
     monkeypatch.setattr("fmlora_lab.explorers.offer.prepared", list)
     with pytest.raises(BadInput, match="fmlora-lab run --method fm-lora"):
         subspace_overlap(tmp_path)
+
+
+def test_what_lies_in_its_start_stands_beside_chance():
+    share = np.array([[0, 0.998], [0.6, 0], [0.7, 0], [np.nan, np.nan]])
+    chance = np.array([[0, 0.125], [0.5, 0], [0.5, 0], [0, 0]])
+    unknown = np.full((4, 2), np.nan)
+    found = start_words(("fm-lora", "lora"), [(share, chance), (unknown, unknown)], 0, 2)
+    assert "task 1, written to</th><td" in found and ">began at zero<" in found
+    assert found.count(">99.8% (chance 12.5%)<") == found.count(">70.0% (chance 50.0%)<") == 1
+    assert "60.0%" not in found and found.count(">–<") == 4
+    assert start_words(("lora", "lora"), [(share, chance)] * 2, 3, 3).count(">–<") == 4
+
+
+def test_a_task_that_changed_nothing_has_no_angle():
+    assert smallest(np.array([np.nan, np.nan])) == "–" and smallest(np.array([1.0])) == "0°"
+
+
+def test_the_starts_shown_are_those_of_the_chosen_weight(page, move):
+    """Of runs from before they were recorded nothing is known."""
+    move(block=3, weight="fc1", first=2, second=5)
+    _, shown = page.words.value.split("Of its start")
+    for side in ("left", "right"):
+        run = page.controls[side].value
+        share, chance = at_weight(run, "blocks.2.mlp.fc1", related(run))
+        for t in (1, 4):
+            assert all(f">{said(share[t, n], chance[t, n])}<" in shown for n in (0, 1))

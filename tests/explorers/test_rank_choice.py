@@ -7,10 +7,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from fmlora_lab.analysis.rank_choice import choices_of, classes_a_task, smaller_ranks
+from fmlora_lab.analysis.rank_choice import choices_of, classes_a_task, smaller_ranks, tasks_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import rank_choice
-from fmlora_lab.explorers.rank_choice import built, explorer
+from fmlora_lab.explorers.rank_choice import built, explorer, hardness
 from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
 from fmlora_lab.runs.archive import prepared
 from fmlora_lab.runs.folder import RunFolder
@@ -140,6 +140,23 @@ def test_smaller_ranks_are_shown_as_they_were_evaluated(page, move):
         found["accuracy"][t][found["ranks"].index((2, 4, 8, 16)[k])] for t, k in enumerate(winners)
     ]
     assert picture.rings.get_ydata().tolist() == [value for value in ringed if value is not None]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_how_hard_each_task_was_stands_beside_its_rank(monkeypatch, measured):
+    run, within = example("calibrated"), np.diag(np.arange(10) + 80.5).tolist()
+    monkeypatch.delitem(run.result, "within_task_matrix", raising=False)
+    if measured:
+        monkeypatch.setitem(run.result, "within_task_matrix", within)
+    found = hardness.__wrapped__(run)
+    tasks, errors = (
+        tasks_of(run),
+        [f"{19.5 - t:.1f}%" for t in range(10)] if measured else ["–"] * 10,
+    )
+    for (task, row), error in zip(tasks.iterrows(), errors, strict=True):
+        cells = [f"{row.H:.2f}", error, f"{row['rank']:g}"]
+        line = found.split(f">task {task}</th>")[1].split("</tr>")[0]
+        assert [cell.split("<")[0] for cell in line.split("'>")[1:]] == cells
 
 
 def test_a_run_that_was_not_evaluated_says_so_in_the_panels_place(tmp_path):
