@@ -101,7 +101,7 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
     rows = table.drop(index=[*whole, *({frozen} & {*table.index})])
     lifts = (rows.acc_best - rows.acc_trained).dropna()
     said = f"A closed-form head changes Acc by {lifts.min():+.0f} to {lifts.max():+.0f} points"
-    ground = best.get(frozen, np.nan)
+    ground = float(best[frozen]) if frozen in best else np.nan
     if not np.isnan(ground):
         gains = (rows.acc_best - ground).dropna().sort_values(ascending=False)
         first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"

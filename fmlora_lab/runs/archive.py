@@ -28,6 +28,8 @@ from fmlora_lab.runs.folder import RECORDS, Arrays, DamagedFile, RunFolder, seal
 if TYPE_CHECKING:
     from fmlora_lab.runs.stored import Run
 
+RELATIONS = "derived/relations.safetensors"
+"""What the explorers show of an example beside its records."""
 RESULTS = Path(str(files("fmlora_lab") / "results"))
 """The collections that came with the lab."""
 
@@ -119,7 +121,7 @@ def prepared() -> list[ArchivedRun]:
         ArchivedRun(archive, name.split("/")[0])
         for archive in map(opened, collections().values())
         for name in archive.names
-        if name.endswith("/derived/relations.safetensors")
+        if name.endswith(f"/{RELATIONS}")
     ]
     return sorted(examples, key=lambda run: run.run_id)
 
@@ -180,13 +182,20 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
 
 
 def _records(run: "Run", opens: Collection[str]) -> Arrays:
-    """The arrays that readers open, by task; large ones in half precision."""
+    """The arrays that readers open, by task, large ones in half precision; of an example also what
+    every head said of the test images."""
+    example = RELATIONS in run.folder.derived_files()
     return {
-        f"{index:02d}.{name}": array.astype(np.float16) if array.size > HALF_FROM else array
+        f"{index:02d}.{name}": halved(array)
         for index in range(run.result["task_files"])
         for name, array in run.task(index).items()
-        if name in opens
+        if name in opens or (example and name.startswith("said."))
     }
+
+
+def halved(array: np.ndarray) -> np.ndarray:
+    large = array.size > HALF_FROM and np.issubdtype(array.dtype, np.floating)
+    return array.astype(np.float16) if large else array
 
 
 HALF_FROM = 256
