@@ -102,14 +102,21 @@ def restore(stored: Run) -> Learner:
     """The trained model of a complete run; `merge()` on it gives a plain timm state dict.
 
     Needs the run's images and weights where its configuration says that they are. BadInput for a
-    run that was shipped.
+    run that was shipped, and where there are other weights today.
     """
     stored.needs_factors("restore")
     config = RunConfig.model_validate(stored.config)
     model, stream = parts(config)
+    if model.fingerprint != stored.environment["weights"]:
+        raise BadInput(
+            f"run {stored.id} was trained on other weights of {config.backbone.name!r} than there "
+            "are today, so its model cannot be restored; give those in backbone.weights"
+        )
     learner = Learner(config, model, len(stream.class_names), torch.device("cpu"))
     arrays, _ = stored.folder.read_arrays("checkpoint.safetensors")
-    learner.load_state(to_torch(arrays))
+    # A run of an older version has no banks, or others.
+    there = {name.split(".")[0] for name in arrays}
+    learner.load_state(to_torch(arrays), there)
     return learner
 
 

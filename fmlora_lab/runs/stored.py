@@ -27,10 +27,9 @@ class Run:
         training = self.config.get("training", {})
         if training.get("precision") == "auto":  # as runs had it before format 3
             training["precision"] = "bfloat16" if self.environment["bfloat16"] else "float32"
-        self.result: dict[str, Any] = folder.read_json("result.json")
-        heads = self.result["heads"]
-        self.result["heads"] = {OLD_HEADS.get(name, name): by for name, by in heads.items()}
-        self.result["ranked_by"] = OLD_HEADS.get(by := self.result["ranked_by"], by)
+        if (head := training.get("head")) in OLD_HEADS:
+            training["head"] = OLD_HEADS[head]
+        self.result: dict[str, Any] = _todays(folder.read_json("result.json"))
         if (name := self.method_name) not in METHOD_LABELS:
             METHOD_LABELS[name] = self._label()
 
@@ -150,6 +149,13 @@ class Run:
         import_module("fmlora_lab.methods.registry")  # which brings torch
         name = self.method_name
         return METHOD_LABELS.get(name, MethodLabel(name, "unknown"))
+
+
+def _todays(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with today's names of heads."""
+    heads = {OLD_HEADS.get(name, name): by for name, by in result.get("heads", {}).items()}
+    ranked_by = result.get("ranked_by")
+    return {**result, "heads": heads, "ranked_by": OLD_HEADS.get(ranked_by, ranked_by)}
 
 
 def run_folder(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:

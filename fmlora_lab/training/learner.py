@@ -1,5 +1,6 @@
 """What a run trains: a tower, a method and heads, as one thing."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -70,12 +71,14 @@ class Learner:
             for name, tensor in module.state_dict().items()
         }
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave, whatever shapes the parameters had then.
+    def load_state(self, state: dict[str, Tensor], parts: Collection[str] | None = None) -> None:
+        """Take back what `state` gave, whatever shapes the parameters had then; all parts or these.
 
-        BadInput for a head that was not there yet when the state was stored.
+        BadInput for a tensor that was not there yet when the state was stored.
         """
         for part, module in self.parts().items():
+            if parts is not None and part not in parts:
+                continue
             for name in module.state_dict():
                 key = f"{part}.{name}"
                 if key not in state:

@@ -11,8 +11,12 @@ from fmlora_lab.backbone.low_rank import (
     side_branch,
     times,
 )
+from fmlora_lab.config import Heads
 from fmlora_lab.heads.cosine import Cosine
+from fmlora_lab.heads.drift import fit
+from fmlora_lab.heads.lda import LDA
 from fmlora_lab.heads.means import ClassMeans
+from fmlora_lab.heads.ridge import mean_of_h
 from fmlora_lab.methods.fm_lora.estimates import means_error
 from fmlora_lab.methods.fm_lora.factorized import FactorizedLoRA, thin_svd
 from fmlora_lab.methods.fm_lora.meta_prompt import new_prompt
@@ -48,8 +52,11 @@ WRONG = {
     "columns of other images": lambda: side_branch(
         zeros(5, 4, 8), zeros(7, 2), None, zeros(8, 2), zeros(3, 2)
     ),
-    "features of another width": lambda: ClassMeans(8, 4)(zeros(4, 8, 1)),
-    "more labels than features": lambda: ClassMeans(8, 4).add(zeros(3, 8), LABELS),
+    "features of another width": lambda: ClassMeans(8, 4, Heads())(zeros(4, 8, 1)),
+    "more labels than features": lambda: ClassMeans(8, 4, Heads()).add(zeros(3, 8), LABELS),
+    "images of other labels": lambda: LDA(8, 4, Heads()).settle(zeros(3, 8), LABELS),
+    "moments in a vector": lambda: mean_of_h(zeros(2, 8), zeros(8), zeros(8, 5)),
+    "drift of other images": lambda: fit(zeros(3, 8), zeros(4, 8)),
     "rows of another width": lambda: Cosine(8, 4).logits(zeros(3, 8), zeros(4, 7), zeros(4)),
     "labels that are no integers": lambda: means_error(zeros(4, 8), LABELS.float()),
     "factors of other ranks": lambda: thin_svd(zeros(7, 2), zeros(8, 3)),

@@ -9,11 +9,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from fmlora_lab import RunConfig, configure, grid, identity, restore, run
+from fmlora_lab import configure, restore, run
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.config import Backbone, BadInput
-from fmlora_lab.runs.archive import collections
-from fmlora_lab.runs.stored import load_runs
 
 pytestmark = pytest.mark.real
 
@@ -45,31 +43,6 @@ def cifar(real, tmp_path_factory):
                 inside = [n for n in names if f"/{part}/{c}/" in n and n.endswith(".png")]
                 archive.extractall(folder, inside[:count])
     return folder / "cifar100"
-
-
-def test_shipped_runs_on_cifar100_are_those_of_todays_configuration(
-    real, weights, tmp_path, monkeypatch
-):
-    """Name for name: a change of settings, defaults, images or weights asks for them anew. Of
-    methods that shipped: a newcomer need not be among them."""
-    with zipfile.ZipFile(real / "data" / "cifar100.zip") as archive:
-        archive.extractall(tmp_path)
-    (tmp_path / weights.name).symlink_to(weights.resolve())
-    monkeypatch.setenv("FMLORA_DATA", str(tmp_path))
-    shipped = load_runs(collections()["cifar100-tiny"])
-    methods = sorted({stored.method_name for stored in shipped})
-    asked = grid("cifar100-tiny", method=methods, seed=range(3))
-    assert {identity(one.config) for one in asked} == {stored.id for stored in shipped}
-    place = asked[0].config
-    for stored in shipped:  # and as they were asked for, defaults written out
-        own = RunConfig.model_validate(stored.config)
-        own = own.model_copy(
-            update={
-                "benchmark": own.benchmark.model_copy(update={"data": place.benchmark.data}),
-                "backbone": place.backbone,
-            }
-        )
-        assert identity(own) == stored.id
 
 
 def test_frozen_real_vit_equals_timm(weights):

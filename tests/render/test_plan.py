@@ -1,6 +1,5 @@
 """A notebook's plan is what its sweep asks for, learned without computing or writing anything."""
 
-import os
 import re
 from pathlib import Path
 
@@ -10,13 +9,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fmlora_lab import grid, identity, sweep
 from fmlora_lab.config import BadInput
-from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.render import plan as planning
 from fmlora_lab.render.plan import needed, plan
-from fmlora_lab.runs.archive import collections
 from fmlora_lab.runs.estimate import speeds
-from fmlora_lab.runs.run import find_stored
-from fmlora_lab.runs.stored import load_runs
 
 LAB = Path(__file__).parents[2] / "notebooks"
 STUDIES = [path for path in sorted(LAB.glob("*.ipynb")) if planning._speaks_of_sweeps(path)]
@@ -222,19 +217,3 @@ def test_a_study_of_the_lab_has_a_plan(path, tmp_path):
     for parameters in ({"profile": "smoke"}, {"profile": "demo"}):
         found = needed(str(path), {**parameters, "runs_dir": str(tmp_path), "static": True})
         assert found and len({need.run_id for need in found}) > 1
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_run_of_the_demo_profile_came_with_the_lab(path, tmp_path, monkeypatch):
-    """Name for name: a change of settings, defaults or weights asks for them anew. Of methods that
-    shipped: a newcomer need not be among them."""
-    came = {run.method_name for path in collections().values() for run in load_runs(path)}
-    assert came <= set(METHODS)
-    asked = []
-    monkeypatch.setattr(planning, "_needed", lambda config, runs_dir: asked.append(config))
-    needed(str(path), {"profile": "demo", "runs_dir": str(tmp_path)})
-    for config in asked:
-        if config.method.name in came:
-            assert find_stored(config, tmp_path, use_shipped=True), config
-    assert asked and not os.listdir(tmp_path)

@@ -173,24 +173,24 @@ def test_a_run_with_one_class_a_task_says_that_its_loss_is_over_all_seen(
     assert "loss_over" not in capsys.readouterr().err
 
 
-OLD_NAMES = {
-    "6013d9b025272809": RunConfig(method="lora"),
-    "92bb15e267bafa73": RunConfig(
+NAMES = {
+    "a8d9978145c90f55": RunConfig(method="lora"),
+    "a2d8afb1c910a18e": RunConfig(
         method={"name": "fm-lora", "basis_rank": 8}, seed=1, training={"head": "means"}
     ),
-    "58a1316d9d208188": RunConfig(
+    "0002923ee172b82f": RunConfig(
         method="joint", benchmark={"name": "glyphs", "tasks": 5}, order_seed=2
     ),
-    "69a3f63198b65f18": configure(
+    "b0c004343aa11306": configure(
         "hide-prompt", "glyph-domains", overrides={"evaluate_on": "validation"}
     ),
 }
 
 
-@pytest.mark.parametrize("name", OLD_NAMES)
-def test_names_are_those_from_before_there_was_a_choice(name):
-    """Nor did heads of one's own and cells above the diagonal move them."""
-    assert OLD_NAMES[name].run_id("data", "weights") == name
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_those_of_this_format(name):
+    """An option that is added and left at its default moves none."""
+    assert NAMES[name].run_id("data", "weights") == name
 
 
 # Cells above the diagonal
