@@ -104,7 +104,7 @@ def test_every_method_trains_any_head(trainer, tiny_stream, quick, scaled, name)
 
 
 def test_a_head_that_is_not_there_is_refused_by_name():
-    with pytest.raises(BadInput, match=r"training\.head is 'nearest'; allowed: cosine, linear"):
+    with pytest.raises(BadInput, match=r"training\.head is 'nearest'; allowed: cosine, lda, "):
         configure("lora", overrides={"training.head": "nearest"})
 
 

@@ -258,7 +258,7 @@ def test_what_every_head_said_is_stored_and_makes_its_matrix(small, tmp_path):
 
 
 def test_features_are_kept_where_that_is_asked_for(small, tmp_path):
-    config = small("lora")
+    config = small("lora", **{"training.precision": "float32"})
     kept = run(config, tmp_path / "kept", keep_features=True)
     first, second = kept.features(0), kept.features(1)
     assert [f.shape[0] for f in first] == [6] and [f.shape[0] for f in second] == [6, 6]
