@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SIDES = ("outputs", "inputs")
+HEADINGS = {
+    "share_outputs": ("written to: in its start (%)", "{:.1f}"),
+    "chance_outputs": ("written to: chance (%)", "{:.1f}"),
+    "share_inputs": ("read from: in its start (%)", "{:.1f}"),
+    "chance_inputs": ("read from: chance (%)", "{:.1f}"),
+}
+"""What readers see of `starts_table`, for `tables.formatted`."""
 
 
 def starts(run: Run) -> tuple[Array, Array]:
