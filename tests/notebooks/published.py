@@ -26,7 +26,15 @@ def results(name: str) -> dict:
 
 def test_the_quickstart_publishes_its_numbers_and_pictures():
     methods = results("quickstart")["methods"]
-    assert list(methods) == ["fm-lora", "lora", "ranpac", "full", "linear-probe", "prototypes", "joint"]
+    assert list(methods) == [
+        "fm-lora",
+        "lora",
+        "ranpac",
+        "full",
+        "linear-probe",
+        "prototypes",
+        "joint",
+    ]
     for row in methods.values():
         assert 0 <= row["acc"] <= 100
         assert row["test_images"] == 200 and row["tasks"] == 5
