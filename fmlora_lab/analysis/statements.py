@@ -97,11 +97,11 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
     its best closed-form head, the frozen backbone's (`frozen`) and joint training's under their
     best, and a sentence of what the numbers say."""
     whole = {name for name in table.index if METHOD_LABELS[name].one_task}
-    best = table[["acc_trained", "acc_best"]].max(axis=1)
+    best = {str(k): float(v) for k, v in table[["acc_trained", "acc_best"]].max(axis=1).items()}
     rows = table.drop(index=[*whole, *({frozen} & {*table.index})])
     lifts = (rows.acc_best - rows.acc_trained).dropna()
     said = f"A closed-form head changes Acc by {lifts.min():+.0f} to {lifts.max():+.0f} points"
-    ground = float(best[frozen]) if frozen in best else np.nan
+    ground = best.get(frozen, np.nan)
     if not np.isnan(ground):
         gains = (rows.acc_best - ground).dropna().sort_values(ascending=False)
         first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"

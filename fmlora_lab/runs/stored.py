@@ -154,7 +154,7 @@ class Run:
 def _todays(result: dict[str, Any]) -> dict[str, Any]:
     """A result with today's names of heads."""
     heads = {OLD_HEADS.get(name, name): by for name, by in result.get("heads", {}).items()}
-    ranked_by = result.get("ranked_by")
+    ranked_by = str(result.get("ranked_by"))
     return {**result, "heads": heads, "ranked_by": OLD_HEADS.get(ranked_by, ranked_by)}
 
 
