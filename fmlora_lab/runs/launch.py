@@ -1,5 +1,6 @@
 """Who computes runs. A launcher takes configurations and yields their runs, in order."""
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -7,8 +8,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from fmlora_lab.config import RunConfig
-from fmlora_lab.runs.run import run
+from fmlora_lab.runs.run import find_stored, run
 from fmlora_lab.runs.stored import Run
 
 
@@ -29,13 +32,29 @@ def here(
 
 
 def processes(workers: int) -> Launcher:
-    """Shared out to worker processes; on a CPU more than one a core gets in the others' way."""
+    """Shared out to worker processes, and the cores among them: steps of a small network gain
+    little from a second core, two runs beside each other much."""
 
     def launch(
         configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
     ) -> Iterator[Run]:
+        configs = list(configs)
         one = partial(run, runs_dir=runs_dir, use_shipped=use_shipped)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(one, configs)
+        missing = [find_stored(config, runs_dir, use_shipped) is None for config in configs]
+        if not any(missing):
+            yield from map(one, configs)  # no process is begun for what is only read
+            return
+        how = {"mp_context": get_context("spawn"), "initializer": _use_threads}
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with ProcessPoolExecutor(workers, **how, initargs=(threads,)) as pool:
+            begun = [
+                pool.submit(one, c) if m else None for c, m in zip(configs, missing, strict=True)
+            ]
+            for config, future in zip(configs, begun, strict=True):
+                yield one(config) if future is None else future.result()
 
     return launch
+
+
+def _use_threads(threads: int) -> None:
+    torch.set_num_threads(min(threads, torch.get_num_threads()))

@@ -1,16 +1,20 @@
 """A grid states what it says, in its order; a sweep has it, and computes what is not there."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fmlora_lab import grid, sweep
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.profiles import configure, profiles
+from fmlora_lab.runs import launch
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.folder import FolderKeeper, RunFolder
+from fmlora_lab.runs.launch import processes
 from fmlora_lab.runs.stored import Run
 from fmlora_lab.runs.sweep import scaled, tuned
 
@@ -255,9 +259,48 @@ def test_one_more_variant_and_seed_compute_only_what_is_new(tmp_path, monkeypatc
     assert list(found.variant) == ["plain", "plain", "fewer", "fewer"]
 
 
+@pytest.fixture
+def one_thread():
+    """As many as a worker has: sums in another order differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.unit
+def test_cores_are_shared_among_workers_and_none_is_begun_for_stored_runs(monkeypatch):
+    asked = []
+
+    class Pool:
+        def __init__(self, workers, **how):
+            asked.append((workers, how["initargs"]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def submit(self, one, config):
+            return SimpleNamespace(result=lambda: f"computed {config.method.name}")
+
+    monkeypatch.setattr(launch, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launch, "run", lambda config, **how: f"loaded {config.method.name}")
+    stored = {"prototypes"}
+    monkeypatch.setattr(launch, "find_stored", lambda c, *_: c if c.method.name in stored else None)
+    configs = [RunConfig(method=name) for name in ("lora", "prototypes")]
+    assert [*processes(2)(configs, None, False)] == ["computed lora", "loaded prototypes"]
+    assert asked == [(2, (4,))]
+    stored.add("lora")
+    assert [*processes(2)(configs, None, False)] == ["loaded lora", "loaded prototypes"]
+    assert len(asked) == 1
+
+
 @pytest.mark.train
 @pytest.mark.process
-def test_worker_processes_give_the_same(few, tmp_path):
+def test_worker_processes_give_the_same(few, tmp_path, one_thread):
     here, there = sweep(few, tmp_path / "here"), sweep(few, tmp_path / "there", workers=2)
     assert list(here.columns) == list(there.columns)
     measured = [c for c in here if not c.startswith("seconds") and c != "run"]
