@@ -3,12 +3,15 @@
 import unicodedata
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
+from matplotlib.ft2font import FT2Font
 from safetensors import safe_open
 
 import fmlora_lab.backbone
-from fmlora_lab.benchmarks.glyphs import streams
+from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.benchmarks.glyphs import reference, streams
 from fmlora_lab.benchmarks.glyphs.pretrain import RESEMBLANCE
 from fmlora_lab.benchmarks.glyphs.renditions import render
 from fmlora_lab.benchmarks.glyphs.streams import (
@@ -21,14 +24,15 @@ from fmlora_lab.benchmarks.glyphs.streams import (
 from fmlora_lab.benchmarks.glyphs.styles import DOMAINS, RENDITION, Style, blend
 from fmlora_lab.benchmarks.glyphs.typefaces import (
     CANVAS,
-    PRETRAINING_FACES,
     TEST_FACES,
     TRAIN_FACES,
+    VALIDATION_FACES,
     characters_of,
     rasters,
     similarity,
 )
-from fmlora_lab.config import GlyphDomains, Glyphs
+from fmlora_lab.benchmarks.stream import validation_stream
+from fmlora_lab.config import Backbone, GlyphDomains, Glyphs
 
 pytestmark = pytest.mark.unit
 
@@ -84,18 +88,59 @@ def test_a_label_names_the_character_that_is_drawn(monkeypatch):
     assert torch.equal(first.pixels[0], plain[0])
 
 
-def test_training_and_test_images_come_from_different_typefaces(monkeypatch):
+def families(faces):
+    """As the type designers name them, since file names may hide it."""
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    return {FT2Font(folder / f"{face}.ttf").family_name for face in faces}
+
+
+def test_training_test_and_validation_images_come_from_families_of_their_own(monkeypatch):
     asked = []
 
     def spy(characters, faces, in_proportion):
-        asked.append(faces)
+        asked.append(families(faces))
         return rasters(characters, faces, in_proportion)
 
     monkeypatch.setattr(streams, "rasters", spy)
     load_glyphs(FEW, 0, 0)
-    train, test = map(set, asked)
-    assert not train & test
-    assert not set(PRETRAINING_FACES) & test
+    train, test, validation = asked
+    assert train == families(TRAIN_FACES)  # which are those of pre-training
+    assert not train & test and not train & validation and not test & validation
+
+
+def test_validation_takes_the_benchmark_s_own_images_and_leaves_training_whole():
+    for stream in (load_glyphs(FEW, 0, 0), load_glyph_domains(FEW_DOMAINS, 0, 0)):
+        held = validation_stream(stream, torch.Generator())
+        for task, chosen in zip(stream.tasks, held.tasks, strict=True):
+            assert chosen.train is task.train
+            assert not torch.equal(chosen.test.pixels, task.test.pixels)
+            assert torch.equal(chosen.test.labels, task.test.labels)
+
+
+def test_frozen_reference_points_are_where_the_difficulty_was_set():
+    """On the default stream and with the weights that ship; the other two take minutes."""
+    stream = load_glyphs(Glyphs(), order_seed=0, data_seed=0)
+    train, test = (reference.together(stream, part) for part in ("train", "test"))
+    tower = load_tower(Backbone())
+    f, g = reference.features(tower, train), reference.features(tower, test)
+    assert 35 <= reference.class_means(f, train.labels, g, test.labels) <= 55
+    assert 50 <= reference.ridge(f, train.labels, g, test.labels) <= 65
+
+
+def test_reference_ridge_solves_what_class_means_cannot():
+    """Two classes that take turns around a circle: one mean for both, yet easily parted."""
+    angles = torch.linspace(0, 2 * torch.pi, 401)[:-1]
+    f, y = torch.stack([angles.cos(), angles.sin()], 1), (angles // (torch.pi / 4)).long() % 2
+    assert reference.ridge(f, y, f, y) > 95
+    assert reference.class_means(f, y, f, y) < 70
+
+
+def test_fine_tuning_of_the_reference_learns(monkeypatch):
+    stream = load_glyphs(Glyphs(tasks=20, train_images=8, test_images=1), 0, 0)
+    images, tower = stream.tasks[0].train, load_tower(Backbone())
+    head = reference.fine_tune(tower, images, epochs=6, lr=3e-4, batch=8)
+    found = head(reference.features(tower, images)).argmax(1)
+    assert (found == images.labels).float().mean() > 0.9
 
 
 def test_cache_is_used_and_a_damaged_file_is_drawn_again(cache, monkeypatch):
@@ -151,7 +196,7 @@ def test_characters_are_what_their_rule_says():
     candidates = [
         chr(code) for first, last in alphabets for code in range(ord(first), ord(last) + 1)
     ]
-    faces = TRAIN_FACES + TEST_FACES
+    faces = TRAIN_FACES + VALIDATION_FACES + TEST_FACES
     candidates = [
         c
         for c in candidates
@@ -173,9 +218,7 @@ def test_characters_are_what_their_rule_says():
 
 def kin(characters: str) -> str:
     """Those that look like a benchmark character or share a part or case with one."""
-    nearest = similarity(
-        rasters(characters, PRETRAINING_FACES), rasters(CHARACTERS, PRETRAINING_FACES)
-    )
+    nearest = similarity(rasters(characters, TRAIN_FACES), rasters(CHARACTERS, TRAIN_FACES))
     forbidden = set().union(*map(relatives, CHARACTERS))
     return "".join(
         c
