@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from IPython.display import display
 from ipywidgets import Image, Layout, ToggleButtons, VBox
+from matplotlib.figure import Figure
 
 from fmlora_lab import configure
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import RunConfig
-from fmlora_lab.lessons.pictures import progress
+from fmlora_lab.lessons.pictures import heads, progress
+from fmlora_lab.metrics import accuracy_matrix
 from fmlora_lab.runs.run import parts
+from fmlora_lab.training.learner import TRAINED_HEAD
 from fmlora_lab.training.loop import Trainer
 
 TASKS = 3
@@ -35,20 +38,24 @@ def small(method: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 
 @dataclass
 class Trained:
-    """What was seen of a training: after each epoch, accuracy (%) on every task so far.
+    """What was seen of a training: after each epoch, accuracy (%) of the trained head on every
+    task so far, among all classes and (`within`) with the task given.
 
-    It is the training's keeper, in memory; `records` is what the method left of each task.
+    It is the training's keeper, in memory; `records` is what the method left of each task, and
+    what every head said of the test images.
     """
 
     config: RunConfig
     after_epoch: Callable[["Trained"], None] = lambda trained: None
     accuracies: list[list[float]] = field(default_factory=list)
+    within: list[list[float]] = field(default_factory=list)
     records: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def train(self, stream: Stream, model: Any) -> "Trained":
         """Train on the stream to its end."""
         self.trainer = Trainer(self.config, stream, model, self)
-        self.trainer.run()
+        with redirect_stderr(io.StringIO()):  # a picture says how far it is
+            self.trainer.run()
         return self
 
     def matrix(self) -> np.ndarray:
@@ -56,6 +63,11 @@ class Trained:
         epochs = self.config.training.epochs
         rows = self.accuracies[epochs - 1 :: epochs]
         return np.array([row + [np.nan] * (len(rows) - len(row)) for row in rows])
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        """a[t, i] of every head, a row a task that ended, NaN for i > t."""
+        counts = [len(task.test) for task in self.trainer.stream.tasks]
+        return {name: accuracy_matrix(a, counts) for name, a in self.trainer.at.correct.items()}
 
     def ranks(self) -> list[int]:
         """The rank of each task that ended, where the method gives tasks one."""
@@ -66,8 +78,13 @@ class Trained:
             return
         learner, tasks = self.trainer.learner, self.trainer.stream.tasks[: line["task"] + 1]
         learner.head.end_task()  # the rows as they are now, so that they can be tested
-        right = [learner.correct(task.test) / len(task.test) for task in tasks]
-        self.accuracies.append([100 * share for share in right])
+        answers = [learner.answer(task) for task in tasks]
+        for rows, right in (
+            (self.accuracies, [answer.right() for answer in answers]),
+            (self.within, [answer.right_within() for answer in answers]),
+        ):
+            counted = zip(right, tasks, strict=True)
+            rows.append([100 * by_head[TRAINED_HEAD] / len(task.test) for by_head, task in counted])
         self.after_epoch(self)
 
     def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None:
@@ -91,13 +108,45 @@ def first_tasks(config: RunConfig) -> tuple[Any, Stream]:
     return model, replace(stream, tasks=tasks, class_names=names)
 
 
+Picture = Callable[[Mapping[str, Trained], str], Figure]
+"""Of what was trained so far, by the control's labels, the last one perhaps not at its end yet; and
+the control's own label."""
+
+
+def by_task(tried: Mapping[str, Trained], label: str) -> Figure:
+    """How each task's accuracy moves while the next ones are learned."""
+    methods = {value: t.config.method.name for value, t in tried.items()}
+    runs = {value: t.accuracies for value, t in tried.items()}
+    ranks = {value: t.ranks() for value, t in tried.items()}
+    epochs = next(iter(tried.values())).config.training.epochs
+    return progress(runs, methods, ranks, epochs, TASKS, label)
+
+
+def by_head(tried: Mapping[str, Trained], label: str) -> Figure:
+    """The same training under every head, and with the task given."""
+    value, last = list(tried.items())[-1]
+    first = [[row[0] for row in rows] for rows in (last.accuracies, last.within)]
+    ends = {name: a[:, 0] for name, a in last.matrices().items()}
+    done = {
+        value: {"given": np.mean(t.within[-1])} | {h: a[-1].mean() for h, a in t.matrices().items()}
+        for value, t in tried.items()
+        if t.trainer.at.task == TASKS
+    }
+    return heads(value, *first, ends, done, last.config.training.epochs, TASKS, label)
+
+
 class Retrain:
     """The control, the picture and what was trained so far, by the control's labels."""
 
     def __init__(
-        self, make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str
+        self,
+        make: Callable[[Any], RunConfig],
+        over: Sequence[Any],
+        start: Any,
+        label: str,
+        picture: Picture = by_task,
     ):
-        self.make, self.label = make, label
+        self.make, self.label, self.picture = make, label, picture
         self.tried: dict[str, Trained] = {}
         options = [(str(value), value) for value in over]
         self.choice = ToggleButtons(
@@ -120,19 +169,14 @@ class Retrain:
         model, stream = first_tasks(config)
         self.choice.disabled = True  # moves made meanwhile would queue up trainings
         try:
-            with redirect_stderr(io.StringIO()):  # the picture says how far it is
-                trained.train(stream, model)
+            trained.train(stream, model)
         finally:
             self.choice.disabled = False
         self._draw(trained)
 
     def _draw(self, trained: Trained) -> None:
-        methods = {value: t.config.method.name for value, t in self.tried.items()}
-        runs = {value: t.accuracies for value, t in self.tried.items()}
-        ranks = {value: t.ranks() for value, t in self.tried.items()}
-        figure = progress(runs, methods, ranks, trained.config.training.epochs, TASKS, self.label)
         file = io.BytesIO()
-        figure.savefig(file, format="png")
+        self.picture(self.tried, self.label).savefig(file, format="png")
         self.image.value = file.getvalue()
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
@@ -142,10 +186,16 @@ class Retrain:
         return {**control, **(picture if self.image.value else {})}
 
 
-def retrain(make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str) -> None:
+def retrain(
+    make: Callable[[Any], RunConfig],
+    over: Sequence[Any],
+    start: Any,
+    label: str,
+    picture: Picture = by_task,
+) -> None:
     """Show a control over the values `over` and train `make(value)` at once for `start`, then
-    for whichever is chosen."""
-    page = Retrain(make, over, start, label)
+    for whichever is chosen; `picture` follows."""
+    page = Retrain(make, over, start, label, picture)
     shown = display(page, display_id=True)
     assert shown is not None  # with an id there is a handle
     page.train()
