@@ -348,5 +348,120 @@ LESSON_15 = {
 }
 
 
-EXERCISES = {**LESSON_10, **LESSON_11, **LESSON_12, **LESSON_13, **LESSON_14, **LESSON_15}
+WITHIN = (
+    np.array([[80.0, NAN, NAN], [91.0, 85.0, NAN], [88.0, 84.0, 90.0]]),
+    np.array([[64.0, NAN], [62.0, 77.0]]),
+)
+F = np.array([[2.0, 0.1, 0.0], [0.3, 1.0, 0.2], [0.0, 0.4, 0.5], [0.7, 0.6, 0.1]])
+MEANS = np.array([[0.3, 0.0, 0.0], [0.1, 0.5, 0.1], [1.0, 1.5, 2.0], [0.9, 0.9, 0.2]])
+FEATURES, ONE_HOT = DRAW.normal(size=(6, 3)), np.eye(2)[[0, 1, 0, 0, 1, 1]]
+MEAN, D = DRAW.normal(size=3), DRAW.normal(size=(4, 3))
+
+
+def confusion(a, within):
+    return within[-1].mean() - a[-1].mean()
+
+
+def cosines(f, means):
+    return (f / np.linalg.norm(f, axis=1)[:, None]) @ (
+        means / np.linalg.norm(means, axis=1)[:, None]
+    ).T
+
+
+def ridge(h, y, lam):
+    return np.linalg.solve(h.T @ h + lam * np.eye(h.shape[1]), h.T @ y)
+
+
+LESSON_17 = {
+    "confusion": Exercise(
+        confusion,
+        (
+            (lambda a, within: -confusion(a, within), "Turn the sign: what is lost is positive."),
+            (
+                lambda a, within: forgetting(a) - forgetting(within),
+                "That is by how much forgetting shrinks when the task is given. Confusion is there "
+                "for the last task too: compare the last rows.",
+            ),
+            (
+                lambda a, within: np.diagonal(a).mean() - a[-1].mean(),
+                "That is what was lost since the tasks were learned. The second matrix has no part "
+                "in it.",
+            ),
+            (
+                lambda a, within: np.nanmean(within - a),
+                "That is the mean over the whole matrix; what counts is the end, the last row.",
+            ),
+        ),
+        "Two means of last rows, and the larger minus the smaller.",
+        "What is lost because nobody says the task. What it does not take is still known.",
+        tuple((a, within) for (a,), within in zip(MATRICES, WITHIN, strict=True)),
+    ),
+    "nearest_mean": Exercise(
+        lambda f, means: cosines(f, means).argmax(1),
+        (
+            (
+                lambda f, means: (f @ means.T).argmax(1),
+                "Those are inner products, and a long mean wins them all. Divide each mean by its "
+                "length.",
+            ),
+            (cosines, "Those are the cosines. Which class has the largest, image by image?"),
+            (
+                lambda f, means: cosines(f, means).argmax(0),
+                "That finds an image for each class. Go along the other axis.",
+            ),
+            (
+                lambda f, means: np.linalg.norm(f[:, None] - means, axis=2).argmin(1),
+                "That is the nearest by distance, which depends on lengths. The angle is asked "
+                "for.",
+            ),
+        ),
+        "Scale to length 1, multiply all with all, and take the place of the largest in each row.",
+        "No training, no rate, no order: a class added later changes no other class's row.",
+        ((F, MEANS),),
+    ),
+    "ridge": Exercise(
+        ridge,
+        (
+            (lambda h, y, lam: ridge(h, y, 0), "That is plain least squares: λ I is missing."),
+            (
+                lambda h, y, lam: np.linalg.solve(h.T @ h + lam, h.T @ y),
+                "NumPy adds a number to *every* entry. λ stands on the diagonal: λ times `np.eye`.",
+            ),
+            (
+                lambda h, y, lam: (h.T @ h + lam * np.eye(h.shape[1])) @ h.T @ y,
+                "You multiply by G + λ I; its inverse is asked for. `np.linalg.solve(A, B)` is "
+                "A⁻¹ B.",
+            ),
+            (lambda h, y, lam: ridge(h, y, lam).T, "Turned on its side: M rows, K columns."),
+        ),
+        "G is `h.T @ h`, Q is `h.T @ y`. `np.linalg.solve(A, B)` gives A⁻¹ B.",
+        "G and Q are sums over images, so it does not matter in which order tasks came.",
+        ((FEATURES, ONE_HOT, 0.7), (FEATURES[:5], ONE_HOT[:5], 5.0)),
+    ),
+    "carried_mean": Exercise(
+        lambda mean, D: mean + np.append(mean, 1) @ D,
+        (
+            (
+                lambda mean, D: np.append(mean, 1) @ D,
+                "That is by how much it moves. Where does it arrive?",
+            ),
+            (
+                lambda mean, D: mean + mean @ D[:-1],
+                "The last row of D is missing: it moves everything alike, and belongs to the 1.",
+            ),
+            (
+                lambda mean, D: mean + np.append(1, mean) @ D,
+                "The 1 stands last, as in [f, 1].",
+            ),
+        ),
+        "Put a 1 behind the mean (`np.append`), multiply by D, and add what was there.",
+        "The mean moves as every image would, and no image was needed.",
+        ((MEAN, D),),
+    ),
+}
+
+
+EXERCISES = {
+    **LESSON_10, **LESSON_11, **LESSON_12, **LESSON_13, **LESSON_14, **LESSON_15, **LESSON_17,
+}  # fmt: skip
 """Every exercise by its name."""
