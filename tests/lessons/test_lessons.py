@@ -16,8 +16,9 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.lessons import check, show, small
 from fmlora_lab.lessons import live as page
 from fmlora_lab.lessons.exercises import EXERCISES
-from fmlora_lab.lessons.pictures import progress
+from fmlora_lab.lessons.pictures import heads, progress
 from fmlora_lab.methods.low_rank.lora import LoRA
+from fmlora_lab.methods.references.linear_probe import LinearProbeSettings
 from fmlora_lab.metrics import summary
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -35,7 +36,7 @@ def asked(lesson: Path) -> list[str]:
 def test_every_exercise_is_in_one_lesson():
     found = [name for lesson in LESSONS for name in asked(lesson)]
     assert sorted(found) == sorted(EXERCISES)
-    assert all(2 <= len(asked(lesson)) <= 3 for lesson in LESSONS)
+    assert all(2 <= len(asked(lesson)) <= 4 for lesson in LESSONS)
 
 
 @pytest.mark.unit
@@ -156,6 +157,24 @@ def test_watching_does_not_change_the_training(tiny, trainer):
     right = np.array(plain["correct"]["trained"], float)
     expected = np.where(right < 0, np.nan, 100 * right / counts)
     np.testing.assert_allclose(watched.matrix(), expected)
+    assert watched.matrices().keys() == plain["correct"].keys()
+    for name, a in watched.matrices().items():
+        right = np.array(plain["correct"][name], float)
+        np.testing.assert_allclose(a, np.where(right < 0, np.nan, 100 * right / counts))
+    last = 100 * np.array(plain["within"]["trained"][-1]) / counts
+    np.testing.assert_allclose(watched.within[-1], last)
+
+
+@pytest.mark.train
+def test_a_frozen_backbone_answers_alike_with_the_task_given_whatever_is_learned_later(tiny):
+    make, stream = tiny
+    frozen = make(4).model_copy(update={"method": LinearProbeSettings()})
+    model, _ = page.first_tasks(frozen)
+    watched = page.Trained(frozen).train(stream, model)
+    rows = watched.accuracies, watched.within
+    among_all, given = ([row[0] for row in epochs[1:]] for epochs in rows)  # once it was learned
+    assert len(set(given)) == 1 and given[0] == among_all[0]
+    assert among_all[-1] < given[-1]  # six classes compete
 
 
 @pytest.mark.train
@@ -188,6 +207,39 @@ def test_a_picture_names_the_curves_apart_and_the_ranks():
     assert [t.get_text() for t in ended.get_yticklabels()] == ["1.0\nr = 16, 4, 2"]
     (change,) = [t.get_text() for t in ended.texts]
     assert change == "−4"  # from (50 + 60) / 2 to (51 + 50) / 2, rounded to even
+
+
+@pytest.mark.train
+def test_the_picture_by_head_is_drawn_while_tasks_are_learned_and_keeps_what_ended(tiny):
+    make, _ = tiny
+    drawn = []
+
+    def picture(tried, label):
+        figure = page.by_head(tried, label)
+        live, ended = figure.axes
+        drawn.append((live.get_title("left"), [t.get_text() for t in ended.get_yticklabels()]))
+        return figure
+
+    shown = page.Retrain(make, [1, 4], 4, "rank", picture)
+    shown.train()
+    shown.choice.value = 1
+    assert drawn[:6] == 6 * [("rank: 4", [])] and drawn[6] == ("rank: 4", ["4"])
+    assert drawn[-2:] == [("rank: 1", ["4"]), ("rank: 1", ["4", "1"])]
+
+
+@pytest.mark.unit
+def test_a_picture_shows_confusion_and_an_arrow_only_where_a_head_was_carried():
+    ends = {name: [70.0, 55.0] for name in ("means", "lda", "ridge")}
+    by_head = {"given": 61.0, "trained": 40.0, "means": 50.0, "lda": 62.0, "ridge": 55.0}
+    carried = {"means-carried": 50.0, "lda-carried": 66.0, "ridge-carried": 55.0}
+    among_all, given = [60.0, 50.0], [60.0, 59.0]
+    figure = heads("a", among_all, given, ends, {"a": by_head | carried}, 1, 2, "what")
+    live, ended = figure.axes
+    curves = [list(line.get_ydata()) for line in live.lines if len(line.get_xdata()) == 2]
+    assert curves[:5] == [among_all, given, *ends.values()]
+    assert [t.get_text() for t in ended.texts if t.get_text()] == ["−21"]
+    (arrow,) = [t for t in ended.texts if not t.get_text()]
+    assert (arrow.xy[0], arrow.xyann[0]) == (66.0, 62.0)
 
 
 @pytest.mark.unit

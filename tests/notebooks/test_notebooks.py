@@ -15,7 +15,7 @@ from fmlora_lab.render import plan
 pytestmark = pytest.mark.unit
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-LESSONS = [path for path in NOTEBOOKS if 10 <= int(path.name[:2]) <= 15]
+LESSONS = [path for path in NOTEBOOKS if 10 <= int(path.name[:2]) <= 17]
 STUDIES = [path for path in NOTEBOOKS if 20 <= int(path.name[:2]) <= 30]
 LINKS = "00_start_here"
 LONGEST = 10
