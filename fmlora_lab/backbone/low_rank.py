@@ -17,7 +17,7 @@ and averages out nowhere. There the update meets the product in its accumulator:
     y = [x | x V Cᵀ] [W0 | U]ᵀ + b        gx = [g | g U C] [W0 ; Vᵀ]
 
 Factors wider than about o·i / (o + i) columns make the dense form the cheaper way: ΔW takes their
-place beside W0, and with G = gᵀ x no step costs more than full fine-tuning's: gC = Uᵀ G V,
+place beside W0, and with G = gᵀ x no float32 step costs more than full fine-tuning's: gC = Uᵀ G V,
 gU = G V Cᵀ, gV = Gᵀ U C.
 """
 
