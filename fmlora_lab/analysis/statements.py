@@ -105,7 +105,7 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
     if not np.isnan(ground):
         gains = (rows.acc_best - ground).dropna().sort_values(ascending=False)
         first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"
-        said += f"; over the frozen backbone's {first}"
+        said += f"; {first} over the frozen backbone's"
     return {
         "found": {
             str(name): (row.acc_trained, row.acc_best, str(row.best_head))
