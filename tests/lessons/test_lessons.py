@@ -114,7 +114,8 @@ def tiny(monkeypatch, tiny_vit, tiny_stream):
 
     def make(rank: int) -> RunConfig:
         training = {"epochs": 2, "batch_size": 8, "precision": "float32", "augmentation": "none"}
-        return RunConfig(method={"name": "lora", "rank": rank}, training=training)
+        method, heads = {"name": "lora", "rank": rank}, {"random_features": 30}
+        return RunConfig(method=method, training=training, heads=heads)
 
     return make, stream
 
