@@ -125,14 +125,15 @@ def by_task(tried: Mapping[str, Trained], label: str) -> Figure:
 def by_head(tried: Mapping[str, Trained], label: str) -> Figure:
     """The same training under every head, and with the task given."""
     value, last = list(tried.items())[-1]
-    first = [[row[0] for row in rows] for rows in (last.accuracies, last.within)]
+    among_all, given = ([row[0] for row in rows] for rows in (last.accuracies, last.within))
     ends = {name: a[:, 0] for name, a in last.matrices().items()}
     done = {
         value: {"given": np.mean(t.within[-1])} | {h: a[-1].mean() for h, a in t.matrices().items()}
         for value, t in tried.items()
         if t.trainer.at.task == TASKS
     }
-    return heads(value, *first, ends, done, last.config.training.epochs, TASKS, label)
+    epochs = last.config.training.epochs
+    return heads(value, among_all, given, ends, done, epochs, TASKS, label)
 
 
 class Retrain:
