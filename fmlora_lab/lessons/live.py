@@ -128,7 +128,8 @@ def by_head(tried: Mapping[str, Trained], label: str) -> Figure:
     among_all, given = ([row[0] for row in rows] for rows in (last.accuracies, last.within))
     ends = {name: a[:, 0] for name, a in last.matrices().items()}
     done = {
-        value: {"given": np.mean(t.within[-1])} | {h: a[-1].mean() for h, a in t.matrices().items()}
+        value: {"given": float(np.mean(t.within[-1]))}
+        | {head: float(a[-1].mean()) for head, a in t.matrices().items()}
         for value, t in tried.items()
         if t.trainer.at.task == TASKS
     }
