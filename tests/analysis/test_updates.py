@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmlora_lab import grid, sweep
 from fmlora_lab.analysis.updates import (
     between,
     collisions,
@@ -28,8 +29,7 @@ from fmlora_lab.analysis.updates import (
     updates,
 )
 from fmlora_lab.config import METHOD_LABELS, BadInput
-from fmlora_lab.runs.archive import RESULTS
-from fmlora_lab.runs.stored import Run, load_runs
+from fmlora_lab.runs.stored import Run
 
 pytestmark = pytest.mark.unit
 
@@ -236,10 +236,10 @@ def test_a_method_without_low_rank_updates_is_refused_by_name(method):
 
 
 @pytest.fixture(scope="module")
-def shipped() -> dict[str, Run]:
-    """Of seed 0, by method."""
-    found = load_runs(RESULTS / "glyphs-10.zip")
-    return {run.method_name: run for run in found if run.config["seed"] == 0}
+def shipped(tmp_path_factory) -> dict[str, Run]:
+    """Of class order 0 and the profile's own settings, by method."""
+    asked = grid("demo", method=["fm-lora", "lora", "inflora", "sd-lora"], order_seed=[0])
+    return {run.method_name: run for run in sweep(asked, tmp_path_factory.mktemp("none")).run}
 
 
 def test_without_factors_a_run_is_refused(shipped):
