@@ -66,7 +66,7 @@ class GlyphDomains(Settings):
     """The embedded domain-incremental stream: the same characters in six rendering styles."""
 
     name: Literal["glyph-domains"] = "glyph-domains"
-    train_images: int = Field(default=8, ge=2)
+    train_images: int = Field(default=10, ge=2)
     """Training images a class and domain."""
     test_images: int = Field(default=8, ge=1)
     """Test images a class and domain, drawn from a family of typefaces that training never sees."""
