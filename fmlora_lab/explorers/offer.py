@@ -54,6 +54,7 @@ def run_of(one: Dropdown) -> Run:
 
 
 def _row(run: Run) -> tuple:
-    """Where a run's method stands in lists: by family and title."""
+    """Where a run stands in lists: by its method's family and title, then by what it is."""
     family = run.label.family
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), run.label.title
+    place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+    return place, run.label.title, describe(run)
