@@ -142,7 +142,7 @@ def test_fm_loras_overlaps_are_those_of_its_cores(stored):
     for n, table in enumerate(measure(found)["by_site"].values()):
         wanted = [[cosine(a[n], b[n]) for b in cores] for a in cores]
         close(table, wanted, 1e-5)  # A and B are orthonormal to float32
-        assert 1e-3 < abs(table[1][2]) < 1
+        assert 1e-4 < abs(table[1][2]) < 1
 
 
 def test_span_is_the_projected_share_of_all_sites_energy(stored):

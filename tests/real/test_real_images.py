@@ -75,7 +75,7 @@ def test_fm_lora_learns_real_classes_and_merges(cifar, weights, tmp_path):
     }
     config = configure("fm-lora", "folder", "smoke", given)
     stored = run(config, tmp_path)
-    assert stored.result["acc"] > 50  # chance is 25%
+    assert stored.result["acc"] > 40  # chance is 25%
     learner = restore(stored)
     state, prompts = learner.merge()
     assert prompts is None
