@@ -55,16 +55,18 @@ class LDA(ClassMeans, name="lda"):
 
     def settle(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
         """Choose s by leave-one-out log-loss on the task's images, unless it is given; solve."""
-        f, y = features.double(), labels
+        f, spectrum = features.double(), self._spectrum()
         if self.given is not None:
             self.shrinkage.fill_(self.given)
         else:
             losses = [
-                float(F.cross_entropy(*self.left_out(f, y, s))) if self.free() > 1 else 0.0
+                float(F.cross_entropy(*self.left_out(f, labels, s, spectrum)))
+                if self.free() > 1
+                else 0.0
                 for s in SHRINKAGES
             ]
             self.shrinkage.fill_(SHRINKAGES[losses.index(min(losses))])
-        values, directions = self._spectrum()
+        values, directions = spectrum
         level = (1 - self.shrinkage) * values + self.shrinkage * values.mean()
         if not values.any():  # one image a class: nothing is known of their scatter
             level = torch.ones_like(values)
@@ -81,10 +83,14 @@ class LDA(ClassMeans, name="lda"):
         return super().kept() + self.moment.numel()
 
     def left_out(
-        self, f: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], s: float
+        self,
+        f: Float[Tensor, "n d"],
+        labels: Int64[Tensor, "n"],
+        s: float,
+        spectrum: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "m K"], Int64[Tensor, "m"]]:
         """Scores of images of the task at hand with each left out of what is kept, and its label;
-        without those that are the only one of their class.
+        without those that are the only one of their class. `spectrum` is S's, where it is known.
 
         Without image i of row k: μ_k loses it, S loses c v vᵀ with v = f_i − μ_k and
         c = n_k / (n_k − 1), n − K loses 1. All is written in S's eigenvectors, where what is left
@@ -92,7 +98,7 @@ class LDA(ClassMeans, name="lda"):
         """
         rows = self.rows(labels)
         several = self.counts[rows] > 1
-        values, directions = self._spectrum()
+        values, directions = spectrum or self._spectrum()
         f, rows, means = f[several] @ directions, rows[several], self.means() @ directions
         n, free = self.counts[rows], self.free() - 1
         v, c = f - means[rows], n / (n - 1)

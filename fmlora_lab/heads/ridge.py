@@ -91,7 +91,8 @@ class Ridge(Bank, name="ridge"):
         is the plain ridge's.
         """
         assert isinstance(gaussians, LDA) and isinstance(plain, Ridge)
-        self.given = float(plain.share)
+        for mine, its in ((self.share, plain.share), (self.chosen_at, plain.chosen_at)):
+            mine.copy_(its)
         P, n, K = self.projection.double(), gaussians.counts, self.targets.shape[1]
         mu, S = gaussians.means(), gaussians.scatter() / gaussians.free()
         moved = mean_of_h(drift.points(mu), drift.scatter(S), P) - mean_of_h(mu, S, P)
