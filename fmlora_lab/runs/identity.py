@@ -34,13 +34,12 @@ def identity(config: RunConfig) -> str:
 def names_elsewhere(config: RunConfig) -> list[str]:
     """The run's name and, where its type is "auto", the other that it could have on a machine with
     other hardware."""
-    if config.training.precision != "auto":
-        return [identity(config)]
-    training = config.training
-    chosen = [training.model_copy(update={"precision": p}) for p in ("float32", "bfloat16")]
-    names = [identity(config.model_copy(update={"training": t})) for t in chosen]
     own = identity(config)
-    return sorted(names, key=lambda name: name != own)
+    if config.training.precision != "auto":
+        return [own]
+    elsewhere = {"float32": "bfloat16", "bfloat16": "float32"}[resolved("auto", pick_device())]
+    training = config.training.model_copy(update={"precision": elsewhere})
+    return [own, identity(config.model_copy(update={"training": training}))]
 
 
 def settled(config: RunConfig, classes: int) -> RunConfig:

@@ -40,18 +40,17 @@ def processes(workers: int) -> Launcher:
     ) -> Iterator[Run]:
         configs = list(configs)
         one = partial(run, runs_dir=runs_dir, use_shipped=use_shipped)
-        missing = [find_stored(config, runs_dir, use_shipped) is None for config in configs]
-        if not any(missing):
-            yield from map(one, configs)  # no process is begun for what is only read
+        found = [find_stored(config, runs_dir, use_shipped) for config in configs]
+        stored = [run for run in found if run is not None]
+        if len(stored) == len(configs):
+            yield from stored  # no process is begun for what is only read
             return
         how = {"mp_context": get_context("spawn"), "initializer": _use_threads}
         threads = max(1, (os.cpu_count() or 1) // workers)
         with ProcessPoolExecutor(workers, **how, initargs=(threads,)) as pool:
-            begun = [
-                pool.submit(one, c) if m else None for c, m in zip(configs, missing, strict=True)
-            ]
-            for config, future in zip(configs, begun, strict=True):
-                yield one(config) if future is None else future.result()
+            begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
+            for i, own in enumerate(found):
+                yield begun[i].result() if own is None else own
 
     return launch
 

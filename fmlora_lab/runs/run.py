@@ -51,7 +51,7 @@ def run(
                 f"run {found.id} is stored without its features; compute it anew after "
                 f"`fmlora-lab runs delete {found.id}`"
             )
-        return _as_asked(found, config)
+        return found
     if planning.active:
         raise planning.UpToHere
     model, stream = parts(config)
@@ -83,9 +83,9 @@ def find_stored(
     if folder.complete:
         stored = Run(folder)
         stored.check()
-        return stored
+        return _as_asked(stored, config)
     archived = shipped(*names_elsewhere(config)) if use_shipped else None
-    return None if archived is None else Run(archived)
+    return None if archived is None else _as_asked(Run(archived), config)
 
 
 def _as_asked(stored: Run, config: RunConfig) -> Run:

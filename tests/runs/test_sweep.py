@@ -287,13 +287,12 @@ def test_cores_are_shared_among_workers_and_none_is_begun_for_stored_runs(monkey
 
     monkeypatch.setattr(launch, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(launch, "run", lambda config, **how: f"loaded {config.method.name}")
-    stored = {"prototypes"}
-    monkeypatch.setattr(launch, "find_stored", lambda c, *_: c if c.method.name in stored else None)
+    stored = {"prototypes": "loaded prototypes"}
+    monkeypatch.setattr(launch, "find_stored", lambda config, *_: stored.get(config.method.name))
     configs = [RunConfig(method=name) for name in ("lora", "prototypes")]
     assert [*processes(2)(configs, None, False)] == ["computed lora", "loaded prototypes"]
     assert asked == [(2, (4,))]
-    stored.add("lora")
+    stored["lora"] = "loaded lora"
     assert [*processes(2)(configs, None, False)] == ["loaded lora", "loaded prototypes"]
     assert len(asked) == 1
 
