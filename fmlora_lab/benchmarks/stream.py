@@ -1,7 +1,7 @@
 """A benchmark is labelled images cut into a stream of tasks; this file is the cutting."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,6 +30,12 @@ class Images:
     def to(self, device: torch.device) -> "Images":
         """The same images on `device`."""
         return Images(self.pixels.to(device), self.labels.to(device))
+
+
+def together(parts: Iterable[Images]) -> Images:
+    """The images of all parts, in their order."""
+    parts = list(parts)
+    return Images(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
 
 
 @dataclass(frozen=True)

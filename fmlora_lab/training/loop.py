@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
-from fmlora_lab.benchmarks.stream import Images, Stream, Task
+from fmlora_lab.benchmarks.stream import Stream, Task, together
 from fmlora_lab.config import RunConfig
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
@@ -207,10 +207,7 @@ class Trainer:
 
 def as_one_task(stream: Stream) -> Task:
     """All training images of a stream as one task; its tests stay apart."""
-    parts = [task.train for task in stream.tasks]
-    everything = Images(
-        torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
-    )
+    everything = together(task.train for task in stream.tasks)
     return Task(0, "all", range(len(stream.class_names)), everything, stream.tasks[-1].test)
 
 

@@ -120,7 +120,10 @@ def test_validation_takes_the_benchmark_s_own_images_and_leaves_training_whole()
 def test_frozen_reference_points_are_where_the_difficulty_was_set():
     """On the default stream and with the weights that ship; the other two take minutes."""
     stream = load_glyphs(Glyphs(), order_seed=0, data_seed=0)
-    train, test = (reference.together(stream, part) for part in ("train", "test"))
+    train, test = (
+        reference.together(getattr(task, part) for task in stream.tasks)
+        for part in ("train", "test")
+    )
     tower = load_tower(Backbone())
     f, g = reference.features(tower, train), reference.features(tower, test)
     assert 35 <= reference.class_means(f, train.labels, g, test.labels) <= 55

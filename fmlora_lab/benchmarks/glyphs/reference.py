@@ -21,7 +21,7 @@ from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.augment import augment
 from fmlora_lab.benchmarks.glyphs.streams import load_glyph_domains, load_glyphs
-from fmlora_lab.benchmarks.stream import Images, Stream
+from fmlora_lab.benchmarks.stream import Images, Stream, together
 from fmlora_lab.config import Backbone, GlyphDomains, Glyphs
 
 RANDOM_FEATURES = 3000
@@ -35,7 +35,8 @@ HEAD_LR = 5e-3
 
 def measure(stream: Stream) -> dict[str, float]:
     """The four points of a stream, in percent of its test images."""
-    train, test = (together(stream, part) for part in ("train", "test"))
+    train = together(task.train for task in stream.tasks)
+    test = together(task.test for task in stream.tasks)
     frozen = load_tower(Backbone()).to(pick_device())
     first = load_tower(Backbone()).to(pick_device())
     fine_tune(first, stream.tasks[0].train, **FIRST)
@@ -51,12 +52,6 @@ def measure(stream: Stream) -> dict[str, float]:
     scores = features(joint, test) @ head.weight.detach().cpu().T + head.bias.detach().cpu()
     points["joint"] = _accuracy(scores, test.labels)
     return points
-
-
-def together(stream: Stream, part: str) -> Images:
-    """The images of all tasks."""
-    parts = [getattr(task, part) for task in stream.tasks]
-    return Images(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
 
 
 @torch.no_grad()
