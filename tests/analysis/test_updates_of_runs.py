@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from coloured import coloured_folders
 
 from fmlora_lab import configure, restore, run
 from fmlora_lab.analysis import updates as updates_of
@@ -40,16 +40,8 @@ def close(found, expected, tolerance: float = 1e-10) -> None:
 def stored(tmp_path_factory):
     """`stored(method)`: a run of three tasks of two classes each, on a few coloured images."""
     root, made = tmp_path_factory.mktemp("subspaces"), {}
-    draw = np.random.default_rng(0)
-    for k in range(2 * TASKS):
-        base = draw.integers(60, 200, 3)
-        for part, count in (("train", 6), ("test", 1)):
-            folder = root / "images" / part / f"class{k}"
-            folder.mkdir(parents=True)
-            for n in range(count):
-                pixels = np.clip(base + draw.normal(0, 40, (32, 32, 3)), 0, 255)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{n}.png")
-    fixed = {"benchmark.data": root / "images", "benchmark.tasks": TASKS}
+    images = coloured_folders(root / "images", 2 * TASKS, {"train": 6, "test": 1}, noise=40)
+    fixed = {"benchmark.data": images, "benchmark.tasks": TASKS}
     fixed |= {"training.batch_size": 6, "training.epochs": 3, "training.precision": "float32"}
     fixed |= {"method.blocks": (1, 4)}
 

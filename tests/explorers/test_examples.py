@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from coloured import coloured_folders
 
 from fmlora_lab import configure, restore, run
 from fmlora_lab.analysis.overlap import related
@@ -26,16 +26,9 @@ TASKS = 3
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """An FM-LoRA run of three tasks of two classes each, on a few coloured images."""
-    root, draw = tmp_path_factory.mktemp("ahead"), np.random.default_rng(0)
-    for k in range(2 * TASKS):
-        base = draw.integers(60, 200, 3)
-        for part, count in (("train", 6), ("test", 5)):
-            folder = root / "images" / part / f"class{k}"
-            folder.mkdir(parents=True)
-            for n in range(count):
-                pixels = np.clip(base + draw.normal(0, 60, (32, 32, 3)), 0, 255)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{n}.png")
-    fixed = {"benchmark.data": root / "images", "benchmark.tasks": TASKS}
+    root = tmp_path_factory.mktemp("ahead")
+    images = coloured_folders(root / "images", 2 * TASKS, {"train": 6, "test": 5}, noise=60)
+    fixed = {"benchmark.data": images, "benchmark.tasks": TASKS}
     fixed |= {"training.batch_size": 6, "training.epochs": 3, "training.precision": "float32"}
     fixed |= {"method.blocks": (1, 4), "method.basis_rank": 8, "method.lr": 0.02}
     fixed |= {"method.bases.lr": 0.01, "method.drs.candidates": (2, 4)}
