@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fmlora_lab.backbone.device import keep_memory, pick_device
+from fmlora_lab.backbone.device import keep_memory, pick_device, resolved
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
@@ -147,6 +147,7 @@ def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
+        "precision": resolved("auto", device),
         "rows": found,
     }
 
@@ -176,7 +177,8 @@ def to_text(found: dict[str, Any]) -> str:
     """The measurements as a table."""
     lines = [
         f"{found['backbone']}, {found['image_size']} px, batch {found['batch_size']}, "
-        f"{found['device']}, {found['threads']} threads, {found['repeats']} rounds",
+        f"{found['device']}, {found['precision']}, {found['threads']} threads, "
+        f"{found['repeats']} rounds",
         f"{'':<11} {'step/floor':>10} {'quartiles':>13} {'train img/s':>11} "
         f"{'infer img/s':>11} {'peak MB':>8}",
     ]
