@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fmlora_lab.analysis.differences import differences, differences_of, gap_said, verdict
-from fmlora_lab.analysis.tables import compared, counted, with_half_width
+from fmlora_lab.analysis.tables import compared, counted, with_best_head, with_half_width
 from fmlora_lab.config import METHOD_LABELS, title_of
 from fmlora_lab.runs.frame import draw_of
 
@@ -78,7 +78,7 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
     gaps = {name: _gaps(found, focus, name) for name in there}
     if rivals and rivals[0] in there:
         lines += [_remembers(table, gaps[rivals[0]], focus, rivals[0]), ""]
-    lines += [_against(gap, name) for name, gap in gaps.items()]
+    lines += [_against(gap, name, own["head"], table["head"][name]) for name, gap in gaps.items()]
     lines += ["", _place(table, focus)]
     for name in table.index:
         if name == focus or not (name in METHOD_LABELS and METHOD_LABELS[name].one_task):
@@ -119,9 +119,10 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
 
 def _gaps(found: pd.DataFrame, focus: str, name: str) -> dict[str, pd.Series]:
     """How far `focus` is above `name`, as rows of `differences`, by metric."""
-    two = found.loc[found.method.isin([focus, name])]
-    of = ("acc", "learning_accuracy", "forgetting")
-    return {value: differences(two, name, value).loc[focus] for value in of}
+    two, _ = with_best_head(found.loc[found.method.isin([focus, name])])
+    of = ("acc", "acc_best", "learning_accuracy", "forgetting")
+    rows = {value: differences(two, name, value) for value in of}
+    return {value: row.loc[focus] for value, row in rows.items() if focus in row.index}
 
 
 def _remembers(table: pd.DataFrame, gaps: Mapping[str, pd.Series], focus: str, name: str) -> str:
@@ -154,27 +155,36 @@ def capital(name: str) -> str:
     return title_of(name)[0].upper() + title_of(name)[1:]
 
 
-def _against(gaps: Mapping[str, pd.Series], name: str) -> str:
-    learned, lost = (
-        with_half_width(gaps[value].to_dict(), "difference", "{:+.1f}")
-        for value in ("learning_accuracy", "forgetting")
-    )
-    return (
-        f"- Against {title_of(name)}: Acc {gap_said(gaps['acc'])}, learning accuracy {learned}, "
-        f"forgetting {lost}."
-    )
+def _against(gaps: Mapping[str, pd.Series], name: str, head: str, its_head: str) -> str:
+    """Compared under a head that both have: the one that ranks both, and each one's best."""
+    said = []
+    if head == its_head:
+        said.append(f"Acc {gap_said(gaps['acc'])}")
+        for value in ("learning_accuracy", "forgetting"):
+            gap = with_half_width(gaps[value].to_dict(), "difference", "{:+.1f}")
+            said.append(f"{value.replace('_', ' ')} {gap}")
+    if "acc_best" in gaps:
+        said.append(f"by each one's best closed-form head Acc {gap_said(gaps['acc_best'])}")
+    if not said:
+        said = [f"no comparison, since the {its_head} head ranks it and the {head} head the other"]
+    return f"- Against {title_of(name)}: {', '.join(said)}."
 
 
 def _place(table: pd.DataFrame, focus: str) -> str:
-    """Where `focus` stands among the methods that saw one task at a time."""
-    order = table[table.forgetting.notna()].acc.sort_values(ascending=False)
-    if focus not in order.index or len(order) < 2:
+    """Where `focus` stands among the methods that saw one task at a time, all read alike."""
+    rivals = table[table.forgetting.notna()]
+    if focus not in rivals.index or len(rivals) < 2:
         return ""
+    alike = "acc" if rivals["head"].nunique() == 1 else "acc_best"
+    if rivals[alike].isna().any():
+        return ""
+    order = rivals[alike].sort_values(ascending=False)
     best, place = order.index[0], list(order.index).index(focus) + 1
-    text = f"Of {len(order)} methods that see one task at a time its mean stands in place {place}"
+    how = "" if alike == "acc" else ", each by its best closed-form head,"
+    text = f"Of {len(order)} methods that see one task at a time{how} its mean stands in place"
     if place == 1:
-        return f"{text}, before {title_of(order.index[1])} with {order.iloc[1]:.1f}%."
-    return f"{text}; the highest is {title_of(best)}'s with {order.iloc[0]:.1f}%."
+        return f"{text} 1, before {title_of(order.index[1])} with {order.iloc[1]:.1f}%."
+    return f"{text} {place}; the highest is {title_of(best)}'s with {order.iloc[0]:.1f}%."
 
 
 def _other_heads(table: pd.DataFrame) -> str:

@@ -90,14 +90,10 @@ def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
     Raises BadInput if runs in one row differ in more than their seeds.
     """
     groups = _alike(found, by)
-    best = _best_heads(found, by)
-    acc_best = [
-        row[f"acc_{best[row[by]]}"] if row[by] in best else np.nan
-        for row in found.to_dict("records")
-    ]
-    known = found.assign(acc_best=acc_best).dropna(axis="columns", how="all")
+    found, best = with_best_head(found, by)
+    known = found.dropna(axis="columns", how="all")
     values = [*METRICS, *(name for name in OTHER_METRICS if name in known)]
-    table = summarize(found.assign(acc_best=acc_best), [by], values).set_index(by)
+    table = summarize(found, [by], values).set_index(by)
     about = [{"best_head": best.get(name), **_about(runs)} for name, runs in groups.items()]
     known = pd.DataFrame(about, index=table.index).dropna(axis="columns", how="all")
     return table.assign(drawn=draw_of(found).name).join(known)
@@ -240,11 +236,14 @@ def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
     return group
 
 
-def _best_heads(found: pd.DataFrame, by: str) -> dict[Any, str]:
-    """Of each label the closed-form head with the highest mean Acc, where there is one."""
+def with_best_head(found: pd.DataFrame, by: str = "method") -> tuple[pd.DataFrame, dict[Any, str]]:
+    """The sweep with `acc_best`, Acc by each label's best closed-form head, NaN where there is
+    none; and which head that is, the one with the label's highest mean Acc."""
     closed = {f"acc_{head}": head for head in heads(found) if head != "trained"}
     means = pd.DataFrame(found.groupby(by, sort=False)[list(closed)].mean()).dropna(how="all")
-    return {name: closed[str(best)] for name, best in means.idxmax(axis=1).items()}
+    best = {name: closed[str(head)] for name, head in means.idxmax(axis=1).items()}
+    acc = [row.get(f"acc_{best.get(row[by])}", np.nan) for row in found.to_dict("records")]
+    return found.assign(acc_best=acc), best
 
 
 def _about(runs: list[Run]) -> dict[str, Any]:

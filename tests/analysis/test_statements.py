@@ -123,6 +123,20 @@ def test_what_sees_all_tasks_at_once_is_a_bound_and_no_rival(table, bound, said)
     assert "Against" not in found
 
 
+def test_methods_that_other_heads_rank_are_compared_by_each_ones_best(stored_run):
+    own = stored_run("fm-lora", 60, 60, 60, heads={"lda": {"acc": 62.0}})
+    trained = stored_run("lora", 50, 50, 50, heads={"lda": {"acc": 70.0}})
+    by_ridge = stored_run("ranpac", 90, 90, 90, head="ridge", heads={"ridge": {"acc": 90.0}})
+    runs = {"fm-lora": own, "lora": trained, "ranpac": by_ridge}
+    said = answer(frame([({"method": m}, run) for m, run in runs.items()]), "fm-lora", [*runs])
+    lines = [line for line in said.splitlines() if line.startswith("- ")]
+    assert lines[0].startswith("- Against sequential LoRA: Acc +10.0 points")
+    assert "best closed-form head Acc -8.0 points" in lines[0]
+    assert lines[1].startswith("- Against RanPAC: by each one's best closed-form head Acc -28.0")
+    assert "each by its best closed-form head, its mean stands in place 3; the highest is RanPAC's"\
+        in said  # fmt: skip
+
+
 def test_margin_is_twice_the_standard_error():
     draws = np.random.default_rng(0).binomial(400, 0.6, size=(2, 20_000)) / 4
     assert margin(60, 60, 400) == pytest.approx(2 * np.std(draws[0] - draws[1]), rel=0.03)
