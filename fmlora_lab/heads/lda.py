@@ -58,14 +58,11 @@ class LDA(ClassMeans, name="lda"):
         f, spectrum = features.double(), self._spectrum()
         if self.given is not None:
             self.shrinkage.fill_(self.given)
-        else:
-            losses = [
-                float(F.cross_entropy(*self.left_out(f, labels, s, spectrum)))
-                if self.free() > 1
-                else 0.0
-                for s in SHRINKAGES
-            ]
-            self.shrinkage.fill_(SHRINKAGES[losses.index(min(losses))])
+        elif self.free() > 1 and (self.counts[self.rows(labels)] > 1).any():
+            losses = [F.cross_entropy(*self.left_out(f, labels, s, spectrum)) for s in SHRINKAGES]
+            self.shrinkage.fill_(SHRINKAGES[int(torch.stack(losses).argmin())])
+        elif self.shrinkage.isnan():  # no class has two images: there is no scatter to shrink
+            self.shrinkage.fill_(1.0)
         values, directions = spectrum
         level = (1 - self.shrinkage) * values + self.shrinkage * values.mean()
         if not values.any():  # one image a class: nothing is known of their scatter

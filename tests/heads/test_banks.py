@@ -166,6 +166,13 @@ def test_a_few_images_a_class_are_enough_to_predict(each):
     assert one(f)[:, 0].isfinite().all() and (one(f)[:, 1:] == -torch.inf).all()
 
 
+def test_a_task_with_one_image_a_class_leaves_the_shrinkage_as_it_was():
+    lda = told(head(LDA), blobs(range(3), each=4))
+    chosen, few = float(lda.shrinkage), blobs(range(3, 4), each=1)
+    assert float(told(lda, few).shrinkage) == chosen and chosen > SHRINKAGES[0]
+    assert lda(few[0]).isfinite().all()
+
+
 # Ridge
 
 
