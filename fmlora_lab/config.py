@@ -6,10 +6,19 @@ allowed, before anything is loaded.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
 
 FORMAT = 3
 """Raised when the meaning of a stored run changes, a changed default included, since a run's name
@@ -50,12 +59,41 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+CUT = re.compile(r"B(\d+)[-_ ]?Inc(\d+)", re.IGNORECASE)
+"""Classes of the first task and of each further one, in the field's notation."""
+
+
+def _tasks(value: Any) -> int | str | tuple[int, ...]:
+    """One of the three ways to say how classes are cut; the notation as the field writes it."""
+    if isinstance(value, str) and (cut := CUT.fullmatch(value.strip())) and int(cut[2]):
+        return f"B{int(cut[1])}-Inc{int(cut[2])}"
+    if type(value) is int and value >= 1:
+        return value
+    if isinstance(value, list | tuple) and value and all(type(n) is int and n > 0 for n in value):
+        return tuple(value)
+    raise ValueError("allowed: a number of tasks, B50-Inc10, or a list of each task's classes")
+
+
+def _order(value: Any) -> str | tuple[str | int, ...]:
+    if isinstance(value, list | tuple) and value and all(type(v) in (str, int) for v in value):
+        return tuple(value)
+    if isinstance(value, str | Path) and str(value):
+        return str(value)
+    raise ValueError("allowed: drawn, natural, a published order, a list of names, or a file")
+
+
+Tasks = Annotated[int | str | tuple[int, ...], PlainValidator(_tasks)]
+Order = Annotated[str | tuple[str | int, ...], PlainValidator(_order)]
+
+
 class Glyphs(Settings):
     """The embedded benchmark: renditions of 100 characters, class-incremental."""
 
     name: Literal["glyphs"] = "glyphs"
-    tasks: int = Field(default=10, ge=1)
-    """Number of tasks; must divide 100."""
+    tasks: Tasks = 10
+    """Number of tasks, or B50-Inc10, or the number of classes of each task."""
+    order: Order = "drawn"
+    """Of the classes: drawn by `order_seed`, natural, pilot-1993, a list, or a file."""
     train_images: int = Field(default=36, ge=2)
     """Training images a class."""
     test_images: int = Field(default=16, ge=1)
@@ -66,6 +104,8 @@ class GlyphDomains(Settings):
     """The embedded domain-incremental stream: the same characters in six rendering styles."""
 
     name: Literal["glyph-domains"] = "glyph-domains"
+    order: Order = "drawn"
+    """Of the styles: drawn by `order_seed`, natural, a list, or a file."""
     train_images: int = Field(default=10, ge=2)
     """Training images a class and domain."""
     test_images: int = Field(default=8, ge=1)
@@ -78,8 +118,10 @@ class Folder(Settings):
     name: Literal["folder"] = "folder"
     data: Path
     """The folder that holds `train` and `test`."""
-    tasks: int = Field(default=10, ge=1)
-    """Number of tasks; must divide the number of classes."""
+    tasks: Tasks = 10
+    """Number of tasks, or B50-Inc10, or the number of classes of each task."""
+    order: Order = "drawn"
+    """Of the classes: drawn by `order_seed`, natural (by name), pilot-1993, a list, or a file."""
     train_images: int | None = Field(default=None, ge=2)
     """At most this many training images a class, drawn with `data_seed`; all by default."""
     test_images: int | None = Field(default=None, ge=1)
@@ -92,6 +134,8 @@ class Domains(Settings):
     name: Literal["domains"] = "domains"
     data: Path
     """The folder that holds the domains."""
+    order: Order = "drawn"
+    """Of the domains: drawn by `order_seed`, natural (by name), a list, or a file."""
     test_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of every class of every domain that is held out for testing, by `data_seed`."""
     train_images: int | None = Field(default=None, ge=2)
@@ -109,8 +153,10 @@ class Hub(Settings):
     """A folder with the dataset's parquet files, in the place of the hub."""
     scenario: Literal["class-incremental", "domain-incremental"] = "class-incremental"
     """Cut by classes, or one task a domain; only domainnet has domains."""
-    tasks: int = Field(default=10, ge=1)
-    """Number of tasks where classes are cut; must divide their number."""
+    tasks: Tasks = 10
+    """Where classes are cut: number of tasks, or B50-Inc10, or the number of classes of each."""
+    order: Order = "drawn"
+    """Of classes (or domains): drawn by `order_seed`, natural, pilot-1993, a list, or a file."""
     train_images: int | None = Field(default=None, ge=2)
     """At most this many training images a class (and domain), drawn with `data_seed`."""
     test_images: int | None = Field(default=None, ge=1)
@@ -206,7 +252,7 @@ class RunConfig(Settings):
     seed: int = Field(default=0, ge=0)
     """Training: initial values, order of the batches, augmentation."""
     order_seed: int = Field(default=0, ge=0)
-    """Order of the classes (or domains)."""
+    """Order of the classes (or domains), where `benchmark.order` does not fix it."""
     data_seed: int = Field(default=0, ge=0)
     """Which images: subsets and splits; for Glyphs the drawing itself."""
     evaluate_on: Literal["test", "validation"] = "test"

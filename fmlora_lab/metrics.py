@@ -29,19 +29,27 @@ def acc_over_time(a: Matrix, counts: ArrayLike) -> NDArray[np.float64]:
 
 
 def summary(a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
-    """Acc, AAA, learning accuracy, forgetting and BWT in percent; None where undefined."""
-    curve = acc_over_time(a, counts)
+    """Acc, AAA, learning accuracy, forgetting and BWT in percent; None where undefined.
+
+    Means over tasks count each by its images, but for `task_mean_acc`, where each counts once.
+    """
+    curve, images = acc_over_time(a, counts), np.asarray(counts, float)
     diagonal, last, n = np.diagonal(a), a[-1], len(a)
     best = np.array([a[i : n - 1, i].max() for i in range(n - 1)])
     values = {
         "acc": curve[-1],
         "aaa": curve.mean(),
-        "learning_accuracy": diagonal.mean(),
-        "forgetting": (best - last[:-1]).mean() if n > 1 else 0.0,
-        "bwt": (last[:-1] - diagonal[:-1]).mean() if n > 1 else 0.0,
+        "learning_accuracy": np.average(diagonal, weights=images),
+        "forgetting": _of_earlier(best - last[:-1], images),
+        "bwt": _of_earlier(last[:-1] - diagonal[:-1], images),
         "task_mean_acc": last.mean(),
     }
     return {name: None if np.isnan(v) else float(v) for name, v in values.items()}
+
+
+def _of_earlier(change: Matrix, images: Matrix) -> float:
+    """The mean over all tasks but the last, by their images."""
+    return float(np.average(change, weights=images[:-1])) if len(change) else 0.0
 
 
 def told_apart(within: Matrix, a: Matrix, counts: ArrayLike) -> dict[str, float | None]:
@@ -50,12 +58,12 @@ def told_apart(within: Matrix, a: Matrix, counts: ArrayLike) -> dict[str, float 
     `within` (N, N) in percent has a_w[t, i], prediction among task i's classes alone. Confusion is
     a_w − a after the last task; both are means over all test images, as Acc is.
     """
-    n = len(within)
+    n, images = len(within), np.asarray(counts, float)
     best = np.array([within[i : n - 1, i].max() for i in range(n - 1)])
-    final = np.average(within[-1], weights=np.asarray(counts, float))
+    final = np.average(within[-1], weights=images)
     values = {
         "within_task": final,
-        "within_task_forgetting": (best - within[-1, :-1]).mean() if n > 1 else 0.0,
+        "within_task_forgetting": _of_earlier(best - within[-1, :-1], images),
         "confusion": final - acc_over_time(a, counts)[-1],
     }
     return {name: None if np.isnan(v) else float(v) for name, v in values.items()}

@@ -24,7 +24,7 @@ def name(config: RunConfig) -> str:
         ({"method.basis_rank": 0}, "method.basis_rank is 0; input should be greater"),
         ({"method.drs.form": "best"}, "method.drs.form is 'best'; input should be 'calibrated'"),
         ({"method.drs.candidates": [4, 2]}, "method.drs.candidates is .*each larger"),
-        ({"benchmark.tasks": 0}, "benchmark.tasks is 0; input should be greater"),
+        ({"benchmark.tasks": 0}, "benchmark.tasks is 0; allowed: a number of tasks, B50-Inc10, or"),
         ({"training.epochs": "many"}, "training.epochs is 'many'"),
         ({"seed": -1}, "seed is -1"),
         ({"seeed": 1}, "seeed is not a setting"),

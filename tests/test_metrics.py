@@ -49,7 +49,9 @@ def test_accuracy_counts_images_where_tasks_are_unequal():
     assert found["acc"] == pytest.approx(87)
     assert found["aaa"] == pytest.approx((90 + 2200 / 30 + 87) / 3)
     assert found["task_mean_acc"] == pytest.approx(220 / 3)  # every task counts once
-    assert found["forgetting"] == pytest.approx(25)
+    assert found["learning_accuracy"] == pytest.approx((9 + 16 + 70) / 1)
+    assert found["forgetting"] == pytest.approx((10 * 20 + 20 * 30) / 30)
+    assert found["bwt"] == pytest.approx(-(10 * 20 + 20 * 30) / 30)
 
 
 def test_forgetting_is_from_the_best_before_the_end_and_bwt_from_the_diagonal():

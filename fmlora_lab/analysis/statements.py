@@ -78,7 +78,10 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
     gaps = {name: _gaps(found, focus, name) for name in there}
     if rivals and rivals[0] in there:
         lines += [_remembers(table, gaps[rivals[0]], focus, rivals[0]), ""]
-    lines += [_against(gap, name, own["head"], table["head"][name]) for name, gap in gaps.items()]
+    lines += [
+        _against(gap, name, str(own["head"]), str(table.loc[name, "head"]))
+        for name, gap in gaps.items()
+    ]
     lines += ["", _place(table, focus)]
     for name in table.index:
         if name == focus or not (name in METHOD_LABELS and METHOD_LABELS[name].one_task):
@@ -172,19 +175,20 @@ def _against(gaps: Mapping[str, pd.Series], name: str, head: str, its_head: str)
 
 def _place(table: pd.DataFrame, focus: str) -> str:
     """Where `focus` stands among the methods that saw one task at a time, all read alike."""
-    rivals = table[table.forgetting.notna()]
+    rivals = table.loc[table.forgetting.notna()]
     if focus not in rivals.index or len(rivals) < 2:
         return ""
     alike = "acc" if rivals["head"].nunique() == 1 else "acc_best"
-    if rivals[alike].isna().any():
+    accs = {str(name): float(acc) for name, acc in rivals[alike].items()}
+    if any(map(math.isnan, accs.values())):
         return ""
-    order = rivals[alike].sort_values(ascending=False)
-    best, place = order.index[0], list(order.index).index(focus) + 1
+    order = sorted(accs, key=lambda name: -accs[name])
+    best, place = order[0], order.index(focus) + 1
     how = "" if alike == "acc" else ", each by its best closed-form head,"
     text = f"Of {len(order)} methods that see one task at a time{how} its mean stands in place"
     if place == 1:
-        return f"{text} 1, before {title_of(order.index[1])} with {order.iloc[1]:.1f}%."
-    return f"{text} {place}; the highest is {title_of(best)}'s with {order.iloc[0]:.1f}%."
+        return f"{text} 1, before {title_of(order[1])} with {accs[order[1]]:.1f}%."
+    return f"{text} {place}; the highest is {title_of(best)}'s with {accs[best]:.1f}%."
 
 
 def _other_heads(table: pd.DataFrame) -> str:

@@ -19,13 +19,21 @@ from numpy.typing import NDArray
 from fmlora_lab.config import BadInput, title_of
 from fmlora_lab.metrics import acc_over_time, t_interval
 from fmlora_lab.profiles import trials
-from fmlora_lab.runs.frame import DRAWS, METRICS, draw_of, heads
+from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, draw_of, heads
 from fmlora_lab.runs.stored import Run
 
-OTHER_METRICS = ("acc_trained", "acc_best", "within_task", "within_task_forgetting", "confusion")
+OTHER_METRICS = (
+    BY_TASK,
+    "acc_trained",
+    "acc_best",
+    "within_task",
+    "within_task_forgetting",
+    "confusion",
+)
 """In `compared` beside those of the head that ranks a run, where the runs have them."""
 HEADINGS = {
     "acc": "Acc (%)",
+    BY_TASK: "Acc, mean over tasks (%)",
     "aaa": "AAA (%)",
     "acc_trained": "Acc, trained head (%)",
     "acc_best": "Acc, best closed-form head (%)",
@@ -156,12 +164,15 @@ def formatted(table: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pd
 def readable(table: pd.DataFrame, columns: Sequence[str] = FULL) -> pd.DataFrame:
     """`compared` as a person reads it: titles, headings with units, rounded numbers, "–".
 
-    Columns that the runs do not have are left out, and the number of class orders if it is 1.
+    Columns that the runs do not have are left out, the number of class orders if it is 1, and Acc
+    as a mean over tasks where it is what Acc over images is.
     """
     shown = pd.DataFrame(index=[title_of(name) for name in table.index])
     several = table.draws.max() > 1
     for name in columns:
         if name not in table or (name == "draws" and not several):
+            continue
+        if name == BY_TASK and not ((table[name] - table.acc).abs() >= 0.05).any():
             continue
         heading = DRAWN[table.drawn.iloc[0]][1] if name == "draws" else HEADINGS[name]
         heading += " ± 95%" if f"{name}_low" in table else ""

@@ -1,11 +1,18 @@
 """Images, cut into a stream of tasks: one door for the embedded and for one's own benchmarks."""
 
-from fmlora_lab.benchmarks.fingerprint import Known, check_stream, classes_are_cut, known, select
+from fmlora_lab.benchmarks.fingerprint import (
+    Known,
+    check_stream,
+    classes_are_cut,
+    cut_of,
+    known,
+    select,
+)
 from fmlora_lab.benchmarks.glyphs.streams import load_glyph_domains, load_glyphs
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import Benchmark, GlyphDomains, Glyphs, Hub
 
-__all__ = ["Known", "check_stream", "classes_are_cut", "known", "load"]
+__all__ = ["Known", "check_stream", "classes_are_cut", "cut_of", "known", "load", "select"]
 
 
 def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int) -> Stream:
@@ -20,4 +27,4 @@ def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int)
     name = benchmark.dataset if isinstance(benchmark, Hub) else benchmark.name
     selection = select(benchmark, data_seed)
     tasks = benchmark.tasks if classes_are_cut(benchmark) else None
-    return selection.stream(name, tasks, image_size, order_seed)
+    return selection.stream(name, tasks, image_size, order_seed, benchmark.order)

@@ -5,20 +5,23 @@ noted when they were decoded, and is checked again whenever they are really read
 """
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
+from fmlora_lab.benchmarks.cut import arranged, shortest, sizes
 from fmlora_lab.benchmarks.folders import Selection, select_domains, select_folder
 from fmlora_lab.benchmarks.glyphs import streams
 from fmlora_lab.benchmarks.hub import select_hub
-from fmlora_lab.benchmarks.stream import Stream, check_tasks
+from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import Benchmark, Domains, Folder, GlyphDomains, Glyphs, Hub
 
 
 class Known(NamedTuple):
-    """Of a benchmark: what `Stream.fingerprint` will be, and how many classes there are."""
+    """Of a benchmark: what `Stream.fingerprint` will be, and the names of what comes in an order,
+    its classes or, where each task has all of these, its domains."""
 
     fingerprint: str
-    classes: int
+    names: tuple[str, ...]
 
 
 _asked: dict[tuple, tuple[list[tuple[str, int]], Known]] = {}
@@ -29,12 +32,27 @@ file that changes in its place is noticed when it is read, or by the next proces
 def known(benchmark: Benchmark, image_size: int, data_seed: int) -> Known:
     """What `load` would give; only images that were never read are read. BadInput as `load`."""
     if isinstance(benchmark, Glyphs | GlyphDomains):
-        found = Known(streams.fingerprint(benchmark, data_seed), len(streams.CHARACTERS))
+        names = streams.CHARACTERS if isinstance(benchmark, Glyphs) else streams.DOMAINS
+        found = Known(streams.fingerprint(benchmark, data_seed), tuple(names))
     else:
         found = _of_files(benchmark, image_size, data_seed)
-    if classes_are_cut(benchmark):
-        check_tasks(benchmark.tasks, found.classes)
+    cut_of(benchmark, found.names)  # refuses what does not come out
     return found
+
+
+def cut_of(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
+    """The benchmark with `tasks` and `order` in their plainest form, so that the same stream, in
+    whichever words, has one name: a number of tasks where sizes are as equal as can be, and an
+    order that is not drawn by its names."""
+    plain = {}
+    if classes_are_cut(benchmark):
+        plain["tasks"] = shortest(sizes(benchmark.tasks, len(names)))
+    if benchmark.order != "drawn":
+        what = "classes" if classes_are_cut(benchmark) else "domains"
+        came = arranged(benchmark.order, names, 0, what)
+        natural = came == sorted(came)
+        plain["order"] = "natural" if natural else tuple(names[k] for k in came)
+    return benchmark.model_copy(update=plain)
 
 
 def check_stream(benchmark: Benchmark, image_size: int, data_seed: int, stream: Stream) -> None:
@@ -57,22 +75,31 @@ def _of_files(benchmark: Folder | Domains | Hub, image_size: int, data_seed: int
         return _asked[asked][1]
     selection = select(benchmark, data_seed)
     folders = [(folder, _modified(folder)) for folder in selection.folders()]
-    found = Known(selection.fingerprint(image_size), len(selection.names))
+    found = Known(selection.fingerprint(image_size), ordered(benchmark, selection))
     _asked[asked] = folders, found
     return found
 
 
 def _key(benchmark: Benchmark, image_size: int, data_seed: int) -> tuple:
-    return benchmark.model_dump_json(exclude={"tasks"}), image_size, data_seed
+    return benchmark.model_dump_json(exclude={"tasks", "order"}), image_size, data_seed
 
 
 def select(benchmark: Folder | Domains | Hub, data_seed: int) -> Selection:
-    """The files of a benchmark of files. BadInput where they are not there or not laid out so."""
+    """The files of a benchmark of files. BadInput where they are not there, not laid out so, or
+    cannot be cut or ordered as asked."""
     if isinstance(benchmark, Folder):
-        return select_folder(benchmark, data_seed)
-    if isinstance(benchmark, Domains):
-        return select_domains(benchmark, data_seed)
-    return select_hub(benchmark, data_seed)
+        selection = select_folder(benchmark, data_seed)
+    elif isinstance(benchmark, Domains):
+        selection = select_domains(benchmark, data_seed)
+    else:
+        selection = select_hub(benchmark, data_seed)
+    cut_of(benchmark, ordered(benchmark, selection))
+    return selection
+
+
+def ordered(benchmark: Benchmark, selection: Selection) -> tuple[str, ...]:
+    """The names of what comes in an order."""
+    return selection.names if classes_are_cut(benchmark) else selection.domains
 
 
 def _modified(folder: str) -> int:

@@ -7,6 +7,7 @@ that another class, or another cap, moves none of them.
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from fmlora_lab.benchmarks.cache import decoded_once, digest_of
 from fmlora_lab.benchmarks.stream import (
     Images,
     Stream,
-    check_tasks,
     class_incremental,
     content_fingerprint,
     domain_incremental,
@@ -64,16 +64,28 @@ class Selection:
             start += len(labels)
         return images, self._fingerprint(digest)
 
-    def stream(self, name: str, tasks: int | None, size: int, order_seed: int) -> Stream:
+    def stream(
+        self,
+        name: str,
+        tasks: int | str | Sequence[int] | None,
+        size: int,
+        order_seed: int,
+        order: str | Sequence[str | int] = "drawn",
+    ) -> Stream:
         """The stream of these images, square at `size`: classes cut into `tasks`, or (None) a task
         a domain. BadInput where images cannot be read."""
         images, mark = self.images(size)
         if tasks is not None:
             train, test = images["train"], images["test"]
-            return class_incremental(name, train, test, self.names, tasks, order_seed, mark)
-        domains = dict.fromkeys(role.rpartition("/")[0] for role in images)
-        cut = [(domain, images[f"{domain}/train"], images[f"{domain}/test"]) for domain in domains]
-        return domain_incremental(name, cut, self.names, order_seed, mark)
+            return class_incremental(
+                name, train, test, self.names, tasks, order_seed, mark, order=order
+            )
+        cut = [(d, images[f"{d}/train"], images[f"{d}/test"]) for d in self.domains]
+        return domain_incremental(name, cut, self.names, order_seed, mark, order)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(role.rpartition("/")[0] for role in self.chosen))
 
     def _counts(self) -> dict[str, list[int]]:
         return {role: [len(group) for group in classes] for role, classes in self.chosen.items()}
@@ -97,7 +109,6 @@ def select_folder(settings: Folder, data_seed: int) -> Selection:
         if not (root / role).is_dir():
             raise BadInput(f"there is no folder {root / role}; expected is {expected}")
     names = _common_classes([root / "train", root / "test"], expected)
-    check_tasks(settings.tasks, len(names))
     chosen: Chosen = {
         role: [draw(images_in(root / role / name, 1), cap, data_seed, role, name) for name in names]
         for role, cap in (("train", settings.train_images), ("test", settings.test_images))

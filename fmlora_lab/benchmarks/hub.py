@@ -24,7 +24,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from fmlora_lab.benchmarks.folders import Chosen, Selection, draw, images_in
-from fmlora_lab.benchmarks.stream import check_tasks
 from fmlora_lab.config import BadInput, Hub
 from fmlora_lab.files import cache_dir, write_atomically
 
@@ -76,8 +75,6 @@ def select_hub(settings: Hub, data_seed: int) -> Selection:
             folder = root / domain / role / name
             found = images_in(folder, 0) if folder.is_dir() else []
             files += draw(found, caps[role], data_seed, role, domain, name)
-    if not by_domain:
-        check_tasks(settings.tasks, len(names))
     return Selection(root, groups, names)
 
 

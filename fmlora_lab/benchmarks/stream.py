@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlora_lab.config import BadInput
+from fmlora_lab.benchmarks.cut import arranged, sizes
 
 Scenario = Literal["class-incremental", "domain-incremental"]
 
@@ -64,45 +64,34 @@ class Stream:
     fingerprint: str
 
 
-def check_tasks(tasks: int, n_classes: int) -> None:
-    """BadInput unless the classes can be cut into that many equal tasks."""
-    if tasks < 1 or n_classes % tasks:
-        divisors = [d for d in range(1, n_classes + 1) if n_classes % d == 0]
-        raise BadInput(
-            f"benchmark.tasks is {tasks}, but {n_classes} classes can only be cut into "
-            f"{', '.join(map(str, divisors))} equal tasks"
-        )
-
-
 def class_incremental(
     name: str,
     train: Images,
     test: Images,
     class_names: tuple[str, ...],
-    tasks: int,
+    tasks: int | str | Sequence[int],
     order_seed: int,
     fingerprint: str,
     validation: Images | None = None,
+    order: str | Sequence[str | int] = "drawn",
 ) -> Stream:
-    """Cut images into `tasks` groups of classes, in the order that `order_seed` draws.
+    """Cut images into groups of classes, by `tasks`, in an `order` (`cut.py`).
 
     The images are labelled by position in `class_names`; the stream's labels are
-    positions in the drawn order, so that task t owns one contiguous range.
+    positions in that order, so that task t owns one contiguous range.
     """
-    n_classes = len(class_names)
-    check_tasks(tasks, n_classes)
-    order = np.random.default_rng(order_seed).permutation(n_classes)
-    new_label = torch.as_tensor(np.argsort(order))
+    came = arranged(order, class_names, order_seed)
+    new_label = torch.as_tensor(np.argsort(came))
     parts = [part for part in (train, test, validation) if part is not None]
     parts = [Images(part.pixels, new_label[part.labels]) for part in parts]
-    width = n_classes // tasks
-    cut = []
-    for index in range(tasks):
-        classes = range(index * width, (index + 1) * width)
+    cut, start = [], 0
+    for index, size in enumerate(sizes(tasks, len(class_names))):
+        classes = range(start, start + size)
         title = f"classes {classes.start + 1}–{classes.stop}"
         own = [part[_of(classes, part)] for part in parts]
         cut.append(Task(index, title, classes, *own))
-    names = tuple(class_names[k] for k in order)
+        start += size
+    names = tuple(class_names[k] for k in came)
     return Stream(name, "class-incremental", names, tuple(cut), fingerprint)
 
 
@@ -112,15 +101,16 @@ def domain_incremental(
     class_names: tuple[str, ...],
     order_seed: int,
     fingerprint: str,
+    order: str | Sequence[str | int] = "drawn",
 ) -> Stream:
-    """One task a domain, every class in each; `order_seed` draws the order of the domains.
+    """One task a domain, every class in each, the domains in an `order` (`cut.py`).
 
     A domain is its name, its training, its test and, where it has them, its validation images.
     """
-    order = np.random.default_rng(order_seed).permutation(len(domains))
+    came = arranged(order, [name for name, *_ in domains], order_seed, "domains")
     classes = range(len(class_names))
     tasks = tuple(
-        Task(index, domains[d][0], classes, *domains[d][1:]) for index, d in enumerate(order)
+        Task(index, domains[d][0], classes, *domains[d][1:]) for index, d in enumerate(came)
     )
     return Stream(name, "domain-incremental", tuple(class_names), tasks, fingerprint)
 

@@ -10,7 +10,9 @@ RunsDir = Annotated[
 ]
 BenchmarkName = Annotated[str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")]
 Data = Annotated[Path | None, typer.Option(help="Root of one's own images.")]
-Tasks = Annotated[int | None, typer.Option(help="Number of tasks.")]
+Tasks = Annotated[
+    str | None, typer.Option(help="Number of tasks, B50-Inc10, or a list: '[5,1,1]'.")
+]
 ProfileName = Annotated[str, typer.Option(help="A profile by name.")]
 BackboneTag = Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")]
 Weights = Annotated[Path | None, typer.Option(help="A local safetensors file.")]
@@ -27,18 +29,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def overrides_of(
     data: Path | None = None,
-    tasks: int | None = None,
+    tasks: str | None = None,
     backbone: str | None = None,
     weights: Path | None = None,
     image_size: int | None = None,
     settings: list[str] | None = None,
 ) -> dict[str, Any]:
     """The overrides that these options stand for, without those left out."""
-    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.profiles import parse_assignment, value_of
 
     given = {
         "benchmark.data": data,
-        "benchmark.tasks": tasks,
+        "benchmark.tasks": None if tasks is None else value_of(tasks),
         "backbone.name": backbone,
         "backbone.weights": weights,
         "backbone.image_size": image_size,

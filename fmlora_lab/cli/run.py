@@ -107,4 +107,7 @@ def describe(result: dict[str, Any], method: str) -> str:
     parts = [
         f"{label} {result[key]:.1f}%" for key, label in names.items() if result[key] is not None
     ]
+    by_task = result.get("task_mean_acc", result["acc"])
+    if abs(by_task - result["acc"]) >= 0.05:  # tasks differ in size
+        parts[0] += f" of the images ({by_task:.1f}% as the mean over tasks)"
     return f"{method}: {', '.join(parts)} ({result['ranked_by']}), {result['seconds']:.0f} s"

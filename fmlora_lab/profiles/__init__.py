@@ -121,7 +121,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise BadInput(f"--set {text!r} is no KEY=VALUE pair, such as method.basis_rank=32")
+    return key, value_of(value)
+
+
+def value_of(text: str) -> Any:
+    """JSON where it can be, else the text."""
     try:
-        return key, json.loads(value)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return key, value
+        return text

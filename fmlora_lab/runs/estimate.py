@@ -13,6 +13,8 @@ import torch
 from fmlora_lab.backbone.device import compute_type, pick_device
 from fmlora_lab.backbone.tower import TOWERS
 from fmlora_lab.backbone.vit import ViT, load_tower
+from fmlora_lab.benchmarks import select
+from fmlora_lab.benchmarks.cut import sizes
 from fmlora_lab.benchmarks.hub import DATASETS
 from fmlora_lab.config import Backbone, Benchmark, Domains, Folder, GlyphDomains, Glyphs, RunConfig
 from fmlora_lab.runs.archive import collections
@@ -39,7 +41,7 @@ def seconds_of(config: RunConfig, runs_dir: Path | str | None = None) -> float:
     known = speeds(runs_dir).get(kind(settings))
     if known is not None:
         return known * work(settings)
-    train, test, tasks = sizes(config.benchmark)
+    train, test, tasks = stream_sizes(config.benchmark)
     learn, predict = seconds_an_image(config.backbone.name, config.backbone.image_size)
     epochs = getattr(config.method, "epochs", config.training.epochs)
     return learn * train * epochs + predict * (train + test * (tasks + 1) / 2)
@@ -58,26 +60,27 @@ def work(settings: dict) -> float:
     return (settings["benchmark"].get("train_images") or 1) * epochs
 
 
-def sizes(benchmark: Benchmark) -> tuple[int, int, int]:
+def stream_sizes(benchmark: Benchmark) -> tuple[int, int, int]:
     """Training images, test images and tasks of a benchmark, without loading it."""
     match benchmark:
         case Glyphs():
-            return 100 * benchmark.train_images, 100 * benchmark.test_images, benchmark.tasks
+            tasks = len(sizes(benchmark.tasks, 100))
+            return 100 * benchmark.train_images, 100 * benchmark.test_images, tasks
         case GlyphDomains():
             return 600 * benchmark.train_images, 600 * benchmark.test_images, 6
-        case Folder():
-            train, test = (_images(benchmark.data / part) for part in ("train", "test"))
-            return sum(train), sum(test), benchmark.tasks
-        case Domains():
-            each = [sum(_images(folder)) for folder in benchmark.data.iterdir() if folder.is_dir()]
-            test = round(benchmark.test_share * sum(each))
-            return sum(each) - test, test, len(each)
-    counts = DATASETS[benchmark.dataset].counts
-    return counts["train"], counts["test"], benchmark.tasks
-
-
-def _images(folder) -> list[int]:
-    return [sum(1 for _ in path.iterdir()) for path in folder.iterdir() if path.is_dir()]
+        case Folder() | Domains():
+            selection = select(benchmark, 0)
+            train, test = (
+                sum(len(files) for role, of in selection.chosen.items() for files in of
+                    if role.endswith(part))
+                for part in ("train", "test")
+            )  # fmt: skip
+            cut = isinstance(benchmark, Folder)
+            tasks = len(sizes(benchmark.tasks, len(selection.names)) if cut else selection.domains)
+            return train, test, tasks
+    source = DATASETS[benchmark.dataset]
+    tasks = len(sizes(benchmark.tasks, source.classes))
+    return source.counts["train"], source.counts["test"], tasks
 
 
 @cache

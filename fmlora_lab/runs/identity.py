@@ -4,6 +4,7 @@ Data and weights enter a name by fingerprints of their content. These are noted 
 read, under path, size and modification time of the files; `run` checks them again when it reads.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import timm
@@ -11,7 +12,8 @@ import timm
 from fmlora_lab.backbone.device import pick_device, resolved
 from fmlora_lab.backbone.tower import Tower, weight_file
 from fmlora_lab.backbone.vit import load_tower
-from fmlora_lab.benchmarks import classes_are_cut, known
+from fmlora_lab.benchmarks import classes_are_cut, cut_of, known
+from fmlora_lab.benchmarks.cut import sizes
 from fmlora_lab.config import Backbone, RunConfig
 from fmlora_lab.files import remember, remembered, stamp
 from fmlora_lab.methods.registry import METHODS
@@ -28,7 +30,7 @@ def identity(config: RunConfig) -> str:
     """The run's name: 16 hexadecimal digits. BadInput for images or weights that are not there."""
     facts = tower_facts(config.backbone)
     found = known(config.benchmark, facts.image_size, config.data_seed)
-    return settled(config, found.classes).run_id(found.fingerprint, facts.fingerprint)
+    return settled(config, found.names).run_id(found.fingerprint, facts.fingerprint)
 
 
 def names_elsewhere(config: RunConfig) -> list[str]:
@@ -42,20 +44,26 @@ def names_elsewhere(config: RunConfig) -> list[str]:
     return [own, identity(config.model_copy(update={"training": training}))]
 
 
-def settled(config: RunConfig, classes: int) -> RunConfig:
-    """The configuration with what its stream of so many classes and this machine decide.
+def settled(config: RunConfig, names: Sequence[str]) -> RunConfig:
+    """The configuration with what its stream, of classes or domains of these names, and this
+    machine decide.
 
-    "auto" is the type that it comes to: results differ between types. And with one class a task, a
-    loss over the task would be 0 whatever is learned, so it is taken over all classes seen. A
-    method that sees all tasks as one, or trains no head, has no such loss.
+    "auto" is the type that it comes to: results differ between types. `tasks` and `order` stand in
+    their plainest form, and an order that is not drawn has no seed. And where tasks after the first
+    have one class, a loss over the task would be 0 whatever is learned, so it is taken over all
+    classes seen. A method that sees all tasks as one, or trains no head, has no such loss.
     """
-    benchmark, training = config.benchmark, config.training
-    decided = {"precision": resolved(training.precision, pick_device())}
+    benchmark = cut_of(config.benchmark, names)
+    decided = {"precision": resolved(config.training.precision, pick_device())}
     method = METHODS[config.method.name]
     has_loss = method.ranked_by == "trained" and not method.record.one_task
-    if has_loss and classes_are_cut(benchmark) and benchmark.tasks >= classes:
+    if has_loss and classes_are_cut(benchmark) and 1 in sizes(benchmark.tasks, len(names))[1:]:
         decided["loss_over"] = "seen"
-    return config.model_copy(update={"training": training.model_copy(update=decided)})
+    training = config.training.model_copy(update=decided)
+    found = {"benchmark": benchmark, "training": training}
+    if benchmark.order != "drawn":
+        found["order_seed"] = 0
+    return config.model_copy(update=found)
 
 
 _asked: dict[str, TowerFacts] = {}

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from filelock import Timeout
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
-from fmlora_lab.benchmarks import check_stream, load
+from fmlora_lab.benchmarks import check_stream, known, load
+from fmlora_lab.benchmarks.cut import sizes_said
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
 from fmlora_lab.methods.registry import METHODS
@@ -55,7 +57,7 @@ def run(
     if planning.active:
         raise planning.UpToHere
     model, stream = parts(config)
-    settles = settled(config, len(stream.class_names))
+    settles = settled(config, known(config.benchmark, model.image_size, config.data_seed).names)
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
     lock = folder.lock()
@@ -91,10 +93,13 @@ def find_stored(
 def _as_asked(stored: Run, config: RunConfig) -> Run:
     """The run with the configuration as it reads today: its file may be older than an option,
     whose default it then has. What its stream and its machine decided stays."""
-    training = stored.config["training"]
+    was, training = stored.config, stored.config["training"]
     decided = {"loss_over": training.get("loss_over", "task"), "precision": training["precision"]}
     stored.config = config.model_dump(mode="json")
     stored.config["training"] |= decided
+    if config.benchmark.order != "drawn":
+        stored.config["benchmark"]["order"] = was["benchmark"]["order"]
+        stored.config["order_seed"] = 0
     return stored
 
 
@@ -139,18 +144,32 @@ def stream_of_run(config: RunConfig, image_size: int) -> Stream:
 def _compute(
     config: RunConfig, model: Tower, stream: Stream, folder: RunFolder, keep_features: bool
 ) -> None:
-    if config.training.loss_over == "seen" and len(stream.tasks[0].classes) == 1:
-        print(
-            "every task has one class, over which alone nothing can be learned: the loss is over "
-            "all classes seen (training.loss_over = 'seen'), and the first task learns nothing",
-            file=sys.stderr,
-        )
+    for line in _notes(config, stream):
+        print(line, file=sys.stderr)
     # This adapts the model's sites.
     trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
     folder.write_json("config.json", config.model_dump(mode="json"))
     folder.write_json("environment.json", _environment(config, model, stream))
     measured = trainer.run()
     folder.write_json("result.json", {"run_id": folder.run_id, **_result(config, measured)})
+
+
+def _notes(config: RunConfig, stream: Stream) -> Iterator[str]:
+    """What whoever asked for this stream should know of it."""
+    if stream.scenario != "class-incremental":
+        return
+    each = [len(task.classes) for task in stream.tasks]
+    if len(set(each)) > 1:
+        yield f"{sum(each)} classes in {sizes_said(each)}"
+    if METHODS[config.method.name].record.one_task:
+        return
+    if 1 in each[1:] and config.training.loss_over == "seen":
+        yield (
+            "there are tasks of one class, over which alone nothing can be learned: the loss is "
+            "over all classes seen (training.loss_over = 'seen')"
+        )
+    if each[0] == 1:
+        yield "the first task has one class: there is nothing to tell apart, so it trains nothing"
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:

@@ -517,7 +517,9 @@ def test_a_wrong_layout_of_domains_is_named(tmp_path):
 
 def test_a_number_of_tasks_that_does_not_fit_is_refused_before_decoding(tmp_path, no_decoding):
     no_decoding()
-    assert "1, 2, 4 equal tasks" in error(folder, make_folders(tmp_path / "data"), tasks=3)
+    data = make_folders(tmp_path / "data")
+    assert "allowed for 4 classes: 1 to 4" in error(folder, data, tasks=5)
+    assert "lacks the classes bee" in error(folder, data, order=["ant", "cat", "dog"])
 
 
 # --- the fingerprint ---------------------------------------------------------------------------

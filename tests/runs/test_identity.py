@@ -21,7 +21,7 @@ from fmlora_lab.runs import archive
 from fmlora_lab.runs import identity as identities
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.archive import collections, ship
-from fmlora_lab.runs.run import find_stored
+from fmlora_lab.runs.run import find_stored, restore
 from fmlora_lab.runs.stored import load_runs
 
 KINDS = {
@@ -118,6 +118,32 @@ def test_a_class_a_task_is_settled_in_the_name_as_in_the_run(own, tmp_path):
     assert identity(configuration(own, **two)) != identity(
         configuration(own, **two, **{"training.loss_over": "seen"})
     )
+
+
+@pytest.mark.train
+def test_one_stream_has_one_name_in_whichever_words(own, tmp_path, capsys):
+    def asked(**overrides):
+        return configuration(own, **{"benchmark." + k: v for k, v in overrides.items()})
+
+    equal = asked(tasks=2)
+    assert identity(equal) == identity(asked(tasks=[2, 2])) == identity(asked(tasks="B0-Inc2"))
+    file = tmp_path / "order.txt"
+    names = sorted((path.name for path in (own / "train").iterdir()), reverse=True)
+    file.write_text("\n".join(names))
+    words = [asked(order=str(file)), asked(order=[3, 2, 1, 0], tasks="B2-Inc2")]
+    words.append(words[0].model_copy(update={"order_seed": 7}))  # which draws nothing here
+    assert len({identity(config) for config in words}) == 1 != len({identity(equal)}) + 1
+    stored = run(words[0], tmp_path / "runs")
+    assert stored.environment["class_names"] == names
+    file.unlink()
+    again = run(words[2].model_copy(update={"benchmark": words[1].benchmark}), tmp_path / "runs")
+    assert again.id == stored.id and again.config["order_seed"] == 0
+    assert again.config["benchmark"]["order"] == names
+    assert restore(again).head is not None
+    uneven = run(asked(tasks=[1, 3]), tmp_path / "runs")
+    said = capsys.readouterr().err
+    assert "4 classes in 2 tasks of 1 and 3 classes" in said
+    assert uneven.result["acc"] != uneven.result["task_mean_acc"] or uneven.result["acc"] == 100
 
 
 TYPES = ["float32", "bfloat16"]
@@ -335,7 +361,8 @@ def test_without_a_cache_that_can_be_written_names_are_the_same(own, tmp_path, m
     ("overrides", "said"),
     [
         ({"benchmark.data": "nowhere"}, "there is no folder nowhere/train"),
-        ({"benchmark.tasks": 3}, "4 classes can only be cut into 1, 2, 4 equal tasks"),
+        ({"benchmark.tasks": 5}, "benchmark.tasks is 5; allowed for 4 classes: 1 to 4"),
+        ({"benchmark.order": "pilot-x"}, "benchmark.order is 'pilot-x'; allowed: drawn, natural"),
         ({"backbone.weights": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
         ({"backbone.name": "vit_of_dreams"}, "backbone.name is 'vit_of_dreams'"),
     ],

@@ -58,7 +58,7 @@ def load_glyphs(settings: Glyphs, order_seed: int, data_seed: int) -> Stream:
     train, test, validation = _drawn("glyphs", RENDITION, settings, data_seed)
     names, mark = tuple(CHARACTERS), fingerprint(settings, data_seed)
     return class_incremental(
-        "glyphs", train, test, names, settings.tasks, order_seed, mark, validation
+        "glyphs", train, test, names, settings.tasks, order_seed, mark, validation, settings.order
     )
 
 
@@ -69,7 +69,9 @@ def load_glyph_domains(settings: GlyphDomains, order_seed: int, data_seed: int) 
     """
     domains = [(name, *_drawn(name, style, settings, data_seed)) for name, style in DOMAINS.items()]
     mark = fingerprint(settings, data_seed)
-    return domain_incremental("glyph-domains", domains, tuple(CHARACTERS), order_seed, mark)
+    return domain_incremental(
+        "glyph-domains", domains, tuple(CHARACTERS), order_seed, mark, settings.order
+    )
 
 
 def fingerprint(settings: Glyphs | GlyphDomains, data_seed: int) -> str:
