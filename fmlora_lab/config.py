@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -82,8 +82,8 @@ def _order(value: Any) -> str | tuple[str | int, ...]:
     raise ValueError("allowed: drawn, natural, a published order, a list of names, or a file")
 
 
-Tasks = Annotated[int | str | tuple[int, ...], PlainValidator(_tasks)]
-Order = Annotated[str | tuple[str | int, ...], PlainValidator(_order)]
+Tasks = Annotated[int | str | tuple[int, ...], BeforeValidator(_tasks)]
+Order = Annotated[str | tuple[str | int, ...], BeforeValidator(_order)]
 
 
 class Glyphs(Settings):
