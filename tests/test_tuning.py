@@ -58,6 +58,25 @@ def test_choice_is_the_best_on_validation_images(tmp_path):
     assert all(r.config["evaluate_on"] == "validation" for r in load_runs(tmp_path / "runs"))
 
 
+@pytest.mark.train
+def test_trials_take_what_a_run_takes_and_several_orders(tmp_path):
+    given = {"benchmark.tasks": "B50-Inc25", "training.lr_head": 0.02, "benchmark.test_images": 1}
+    out, runs = tmp_path / "log.json", tmp_path / "runs"
+    log = tune(out, ["lora"], "smoke", 2, runs, given=given, orders=2)
+    trials = log["methods"]["lora"]["trials"]
+    assert not any("training.lr_head" in trial["settings"] for trial in trials)
+    found = load_runs(runs)
+    assert len(found) == 4 and {run.config["order_seed"] for run in found} == {1000, 1001}
+    assert all(run.config["benchmark"]["tasks"] == [50, 25, 25] for run in found)
+    accs = sorted(run.result["acc"] for run in found)
+    assert sum(trial["acc"] for trial in trials) / 2 == pytest.approx(sum(accs) / 4)
+    with pytest.raises(BadInput, match=r"log.json has trials of another orders; give the path"):
+        tune(out, ["lora"], "smoke", 2, runs, given=given)
+    out.write_text("[]")
+    with pytest.raises(BadInput, match=r"log.json is no log of trials"):
+        tune(out, ["lora"], "smoke", 2, runs)
+
+
 def test_presets_say_where_settings_come_from():
     chosen = trials("demo")["lora"]["chosen"]
     assert configure("lora", overrides=chosen, preset="defaults") == configure("lora")

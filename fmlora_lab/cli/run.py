@@ -77,15 +77,20 @@ def tune_command(
     profile: options.ProfileName = "demo",
     benchmark: options.BenchmarkName = "glyphs",
     data: options.Data = None,
+    tasks: options.Tasks = None,
+    orders: Annotated[int, typer.Option(min=1, help="Class orders a trial.")] = 1,
+    backbone: options.BackboneTag = None,
     weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    set_: options.Settings = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
     runs_dir: options.RunsDir = None,
 ) -> None:
     """Choose every method's settings on validation images, with the same number of trials each."""
     from fmlora_lab.tuning import tune
 
-    given = options.overrides_of(data=data, weights=weights)
-    tune(out, method, profile, trials, runs_dir, benchmark, given)
+    given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
+    tune(out, method, profile, trials, runs_dir, benchmark, given, orders)
 
 
 @app.command("doctor")
