@@ -94,7 +94,7 @@ class Glyphs(Settings):
     """Number of tasks, or B50-Inc10, or the number of classes of each task."""
     order: Order = "drawn"
     """Of the classes: drawn by `order_seed`, natural, pilot-1993, a list, or a file."""
-    train_images: int = Field(default=36, ge=2)
+    train_images: int = Field(default=36, ge=1)
     """Training images a class."""
     test_images: int = Field(default=16, ge=1)
     """Test images a class, drawn from a family of typefaces that training never sees."""
@@ -106,7 +106,7 @@ class GlyphDomains(Settings):
     name: Literal["glyph-domains"] = "glyph-domains"
     order: Order = "drawn"
     """Of the styles: drawn by `order_seed`, natural, a list, or a file."""
-    train_images: int = Field(default=10, ge=2)
+    train_images: int = Field(default=10, ge=1)
     """Training images a class and domain."""
     test_images: int = Field(default=8, ge=1)
     """Test images a class and domain, drawn from a family of typefaces that training never sees."""
@@ -122,7 +122,7 @@ class Folder(Settings):
     """Number of tasks, or B50-Inc10, or the number of classes of each task."""
     order: Order = "drawn"
     """Of the classes: drawn by `order_seed`, natural (by name), pilot-1993, a list, or a file."""
-    train_images: int | None = Field(default=None, ge=2)
+    train_images: int | None = Field(default=None, ge=1)
     """At most this many training images a class, drawn with `data_seed`; all by default."""
     test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class."""
@@ -138,7 +138,7 @@ class Domains(Settings):
     """Of the domains: drawn by `order_seed`, natural (by name), a list, or a file."""
     test_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of every class of every domain that is held out for testing, by `data_seed`."""
-    train_images: int | None = Field(default=None, ge=2)
+    train_images: int | None = Field(default=None, ge=1)
     """At most this many training images a class and domain."""
     test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class and domain."""
@@ -157,7 +157,7 @@ class Hub(Settings):
     """Where classes are cut: number of tasks, or B50-Inc10, or the number of classes of each."""
     order: Order = "drawn"
     """Of classes (or domains): drawn by `order_seed`, natural, pilot-1993, a list, or a file."""
-    train_images: int | None = Field(default=None, ge=2)
+    train_images: int | None = Field(default=None, ge=1)
     """At most this many training images a class (and domain), drawn with `data_seed`."""
     test_images: int | None = Field(default=None, ge=1)
     """At most this many test images a class (and domain)."""

@@ -141,9 +141,10 @@ def pictures(labels: np.ndarray, noise: float, seed: int, size: int = 16) -> tor
 
 @pytest.fixture
 def tiny_images():
-    """`tiny_images(classes, each, noise=20, seed=0)`: that many images of each class label."""
+    """`tiny_images(classes, each, noise=20, seed=0)`: that many images of each class label, or a
+    number for each class."""
 
-    def make(classes: range, each: int, noise: float = 20.0, seed: int = 0) -> Images:
+    def make(classes: range, each: int | list[int], noise: float = 20.0, seed: int = 0) -> Images:
         labels = np.repeat(np.asarray(classes), each)
         return Images(pictures(labels, noise, seed), torch.from_numpy(labels))
 
@@ -158,7 +159,7 @@ def tiny_stream(tiny_images):
         scenario: str = "class-incremental",
         classes: int = 4,
         tasks: int = 2,
-        each: int = 8,
+        each: int | list[int] = 8,
         test_each: int = 3,
         noise: float = 20.0,
     ) -> Stream:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fmlora_lab.benchmarks.cut import arranged, sizes
+from fmlora_lab.config import BadInput
 
 Scenario = Literal["class-incremental", "domain-incremental"]
 
@@ -128,7 +129,8 @@ def content_fingerprint(*parts: Images | str) -> str:
 
 
 def stratified(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A boolean mask that picks `share` of every class, at least one image and never all."""
+    """A boolean mask that picks `share` of every class, at least one image and never all: of a
+    class of one image none."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
@@ -139,12 +141,24 @@ def stratified(labels: Tensor, share: float, generator: torch.Generator) -> Tens
 
 def validation_stream(stream: Stream, generator: torch.Generator) -> Stream:
     """The same stream with validation images in the place of its tests: the benchmark's own, or,
-    where it has none, a quarter of each class's training images, which are then not trained on."""
+    where it has none, a quarter of each class's training images, which are then not trained on.
+
+    BadInput names the classes that have one training image, where they are needed.
+    """
     tasks = []
     for task in stream.tasks:
         if task.validation is not None:
             tasks.append(replace(task, test=task.validation))
             continue
+        seen, counts = task.train.labels.unique(return_counts=True)
+        if few := [stream.class_names[k] for k in seen[counts < 2]]:
+            where = f" in {task.name}" if stream.scenario == "domain-incremental" else ""
+            more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+            raise BadInput(
+                f"evaluate_on is 'validation', for which a quarter of each class's training images "
+                f"is kept back, but {', '.join(few[:5])}{more}{where} have one; allowed: test, or "
+                "at least 2 training images a class"
+            )
         chosen = stratified(task.train.labels, 0.25, generator)
         tasks.append(replace(task, train=task.train[~chosen], test=task.train[chosen]))
     return replace(stream, tasks=tuple(tasks))

@@ -1,5 +1,6 @@
 """The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class Trainer:
         self.learner = Learner(config, model, len(stream.class_names), device)
         self.method = self.learner.method
         self.at = Position()
+        self.said = False
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns what was measured (see `Position`) and the images a task."""
@@ -116,6 +118,13 @@ class Trainer:
             if tensors:
                 self.learner.load_state(tensors)
             run = StageRun(self.learner, task, stage, number, images)
+            if not run.spared and not self.said:
+                self.said = True
+                print(
+                    f"task {task.index + 1} has one image a class, of which none can be held out: "
+                    "where that is so, losses are measured on the training images",
+                    file=sys.stderr,
+                )
             if tensors:
                 run.load_optimizer(tensors)
             tensors = {}

@@ -22,12 +22,15 @@ class StageRun:
     def __init__(self, learner: Learner, task: Task, stage: Stage, number: int, images: Images):
         self.learner, self.task, self.stage, self.number = learner, task, stage, number
         self.method = learner.method
-        self.images, self.held_out = images, None
+        self.images, self.held_out, self.spared = images, None, True
         if stage.hold_out:
             chosen = stratified(
                 images.labels.cpu(), stage.hold_out, self._generator("hold-out")
             ).to(images.labels.device)
-            self.images, self.held_out = images[~chosen], images[chosen]
+            # Of classes of one image none can be held out; then the loss is that of the images.
+            self.spared = bool(chosen.any())
+            self.held_out = images[chosen] if self.spared else images
+            self.images = images[~chosen]
         self.told_apart = len(task.classes) + learner.seen_before(task.classes)
         training = learner.config.training
         # Where images pass as they are, each one's query is the same in every epoch.

@@ -96,6 +96,21 @@ def test_nothing_frozen_moves(trainer, tiny_stream, tiny_vit, quick, name):
 
 
 @every_method
+@pytest.mark.parametrize("each", [1, 2, 3, [20, 5, 2, 1], [1, 1, 9, 1]], ids=str)
+def test_a_few_images_a_class_are_enough(trainer, tiny_stream, quick, name, each):
+    """Balanced and long-tailed: the run ends with numbers, and what cannot be held out is said."""
+    for scenario in ("class-incremental", "domain-incremental"):
+        run = trainer(quick(name), tiny_stream(scenario, each=each))
+        found = run.run()
+        assert min(found["correct"][run.method.ranked_by][-1]) >= 0
+        learned = [*run.method.parameters(), *run.learner.model.network.parameters()]
+        assert all(tensor.isfinite().all() for tensor in learned)
+        if name == "fm-lora":
+            lonely = scenario == "class-incremental" and each in (1, [1, 1, 9, 1]) or each == 1
+            assert run.said == lonely
+
+
+@every_method
 def test_what_is_kept_is_the_methods_own_and_no_weight_of_the_backbone(
     trainer, tiny_stream, quick, name
 ):

@@ -146,6 +146,15 @@ def test_one_stream_has_one_name_in_whichever_words(own, tmp_path, capsys):
     assert uneven.result["acc"] != uneven.result["task_mean_acc"] or uneven.result["acc"] == 100
 
 
+@pytest.mark.train
+def test_validation_needs_two_training_images_of_every_class_and_testing_one(own, tmp_path):
+    few = {"benchmark.train_images": 1, "benchmark.test_images": 1}
+    with pytest.raises(BadInput, match=r"evaluate_on is 'validation'.* have one; allowed: test"):
+        run(configuration(own, **few, evaluate_on="validation"), tmp_path / "runs")
+    stored = run(configuration(own, **few), tmp_path / "runs")
+    assert stored.result["acc"] is not None
+
+
 TYPES = ["float32", "bfloat16"]
 
 
