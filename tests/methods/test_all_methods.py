@@ -106,7 +106,7 @@ def test_a_few_images_a_class_are_enough(trainer, tiny_stream, quick, name, each
         learned = [*run.method.parameters(), *run.learner.model.network.parameters()]
         assert all(tensor.isfinite().all() for tensor in learned)
         if name == "fm-lora":
-            lonely = scenario == "class-incremental" and each in (1, [1, 1, 9, 1]) or each == 1
+            lonely = (scenario == "class-incremental" and each in (1, [1, 1, 9, 1])) or each == 1
             assert run.said == lonely
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
-from fmlora_lab.config import Settings
+from fmlora_lab.config import BadInput, Settings
 from fmlora_lab.methods.fm_lora.bases import (
     GradientSketch,
     from_random,
@@ -178,6 +178,11 @@ class FMLoRA(Method):
             yield Stage("inputs", 1, observe=True)
         by_gradient = bases.init == "gradient" or bases.source == "first-task-gradient"
         if self.task.index == 0 and by_gradient:
+            if self.task.told_apart == 1:
+                raise BadInput(
+                    "method.bases begin with the first task's gradient, but that task has one "
+                    "class, whose loss has none; give it a second class or other bases"
+                )
             yield Stage("head", 1)  # the gradient at W0 says little behind a head of noise
             yield Stage("gradient", 1, step=False)
         # Where a task makes the bases, there is nothing to choose within before; where no task

@@ -475,3 +475,10 @@ def test_stopped_after_every_epoch_and_resumed_leaves_the_same_records(
     for a, b in zip(kept.records, keeper.records, strict=True):
         same(a, b)
     same(whole.learner.state(), resumed.learner.state())
+
+
+@pytest.mark.parametrize("bases", [{"from": "first-task-gradient"}, {"init": "gradient"}])
+def test_a_gradient_needs_a_first_task_of_two_classes(trainer, tiny_stream, quick, bases):
+    settings = quick("fm-lora", bases=bases)
+    with pytest.raises(BadInput, match="one class, whose loss has none"):
+        trainer(settings, tiny_stream(tasks=4)).run()
