@@ -60,7 +60,7 @@ class Selection:
         images, start = {}, 0
         for role, sizes in self._counts().items():
             labels = torch.arange(len(self.names)).repeat_interleave(torch.tensor(sizes))
-            images[role] = Images(pixels[start : start + len(labels)], labels)
+            images[role] = Images(pixels, labels, torch.arange(start, start + len(labels)))
             start += len(labels)
         return images, self._fingerprint(digest)
 

@@ -17,26 +17,47 @@ Scenario = Literal["class-incremental", "domain-incremental"]
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory: `pixels` uint8 (n, 3, H, W), `labels` int64 (n,)."""
+    """Labelled images: `labels` int64 (n,), and which `rows` (n,) of a `source` uint8
+    (N, 3, H, W) they are; None stands for all, in order.
 
-    pixels: Tensor
+    The source is mapped from a file where it can be, so that a selection of images costs no memory:
+    pixels are read where they are asked for, a batch at a time.
+    """
+
+    source: Tensor
     labels: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 (n, 3, H, W)."""
+        return self.source if self.rows is None else self.source[self.rows]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> "Images":
-        return Images(self.pixels[index], self.labels[index])
+        if index.dtype == torch.bool:
+            index = index.nonzero().flatten()
+        rows = index if self.rows is None else self.rows[index]
+        return Images(self.source, self.labels[index], rows)
 
     def to(self, device: torch.device) -> "Images":
-        """The same images on `device`."""
+        """The same images on `device`, if they take at most half of what is free there; else as
+        they are, and batches travel."""
+        size = len(self) * self.source[:1].numel()
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 2:
+            return self
         return Images(self.pixels.to(device), self.labels.to(device))
 
 
 def together(parts: Iterable[Images]) -> Images:
     """The images of all parts, in their order."""
     parts = list(parts)
-    return Images(torch.cat([p.pixels for p in parts]), torch.cat([p.labels for p in parts]))
+    labels, first = torch.cat([part.labels for part in parts]), parts[0].source
+    if all(part.source is first and part.rows is not None for part in parts):
+        return Images(first, labels, torch.cat([p.rows for p in parts if p.rows is not None]))
+    return Images(torch.cat([part.pixels for part in parts]), labels)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,7 @@ def class_incremental(
     came = arranged(order, class_names, order_seed)
     new_label = torch.as_tensor(np.argsort(came))
     parts = [part for part in (train, test, validation) if part is not None]
-    parts = [Images(part.pixels, new_label[part.labels]) for part in parts]
+    parts = [replace(part, labels=new_label[part.labels]) for part in parts]
     cut, start = [], 0
     for index, size in enumerate(sizes(tasks, len(class_names))):
         classes = range(start, start + size)

@@ -117,7 +117,7 @@ class Learner:
     def queries(self, images: Images) -> Tensor:
         """The frozen backbone's features (n, d) of images as they are."""
         inputs = (
-            self.model.pixels_in(images.pixels[part].to(self.device))
+            self.model.pixels_in(images[part].pixels.to(self.device))
             for part in torch.arange(len(images)).split(EVALUATION_BATCH)
         )
         with compute_type(self.device, self.config.training.precision):
@@ -137,8 +137,9 @@ class Learner:
         """Yield (features, labels) for inference, every effective weight formed once."""
         folded = self._fold()
         for index in torch.arange(len(images)).split(EVALUATION_BATCH):
-            features, _ = self._forward(images.pixels[index], folded=folded)
-            yield features, images.labels[index].to(self.device)
+            batch = images[index.to(images.labels.device)]
+            features, _ = self._forward(batch.pixels, folded=folded)
+            yield features, batch.labels.to(self.device)
 
     def _fold(self) -> bool:
         """Form every effective weight, unless a query of the images has a say in the update."""

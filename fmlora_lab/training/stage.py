@@ -69,12 +69,13 @@ class StageRun:
         self.method.train()
         for number, index in enumerate(batches):
             batch = self.images[index]
-            pixels = augment(batch.pixels, training.augmentation, training.crop_scale, noise)
+            pixels = batch.pixels.to(self.learner.device)
+            pixels = augment(pixels, training.augmentation, training.crop_scale, noise)
             self.method.on_step(choices)
             if optimizer is not None:
                 self._set_lr((epoch * len(batches) + number) / self.steps)
             query = None if self.queries is None else self.queries[index]
-            images = Images(pixels, batch.labels)
+            images = Images(pixels, batch.labels.to(self.learner.device))
             loss = self.method.step(StepBatch(images, query, self.learner.loss, optimizer))
             total += loss * len(index)
             bar.update(len(index))

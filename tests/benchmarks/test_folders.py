@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from PIL import Image
 from fmlora_lab.benchmarks import decode as decoding
 from fmlora_lab.benchmarks import load
 from fmlora_lab.benchmarks.decode import decode
-from fmlora_lab.benchmarks.stream import Images, Stream
+from fmlora_lab.benchmarks.stream import Images, Stream, together, validation_stream
 from fmlora_lab.config import BadInput, Domains, Folder
+from fmlora_lab.training.loop import as_one_task
 
 pytestmark = pytest.mark.unit
 
@@ -604,9 +606,28 @@ def test_the_second_load_decodes_nothing(tmp_path, no_decoding, kind):
 
 def test_writing_into_a_stream_leaves_the_cache_whole(tmp_path, no_decoding):
     root = make_domains(tmp_path / "data")
-    domains(root).tasks[0].train.pixels.zero_()
+    domains(root).tasks[0].train.source.zero_()
     no_decoding()
-    assert domains(root).tasks[0].train.pixels.any()
+    assert domains(root).tasks[0].train.source.any()
+
+
+@pytest.mark.parametrize("evaluate_on", ["test", "validation"])
+def test_pixels_stay_in_the_map_until_they_are_asked_for(tmp_path, evaluate_on):
+    """Tasks, subsets of them and all of them together are rows of one mapped file."""
+    stream = folder(make_folders(tmp_path / "data"))
+    if evaluate_on == "validation":
+        stream = validation_stream(stream, torch.Generator())
+    parts = [part for task in stream.tasks for part in (task.train, task.test)]
+    parts += [
+        as_one_task(stream).train,
+        parts[0][torch.tensor([2, 0])],
+        parts[0].to(torch.device("cpu")),
+    ]
+    parts.append(parts[0][parts[0].labels == 0])
+    assert len({part.source.data_ptr() for part in parts}) == 1
+    some = parts[0][torch.tensor([2, 0])]
+    assert torch.equal(some.pixels, parts[0].pixels[[2, 0]]) and len(some) == 2
+    assert torch.equal(together(parts[:4]).pixels, torch.cat([p.pixels for p in parts[:4]]))
 
 
 def flip(path: Path, place: int) -> None:
@@ -636,10 +657,20 @@ DAMAGE = {
 }
 
 
+def in_memory(stream: Stream) -> Stream:
+    """The same stream, no longer mapped from the cache."""
+    tasks = [
+        replace(task, **{p: Images(getattr(task, p).pixels.clone(), getattr(task, p).labels)
+                         for p in ("train", "test")})
+        for task in stream.tasks
+    ]  # fmt: skip
+    return replace(stream, tasks=tuple(tasks))
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_is_decoded_again(tmp_path, cache, no_decoding, damage):
     root = make_folders(tmp_path / "data")
-    first = folder(root)
+    first = in_memory(folder(root))
     (pixels,), (note,) = cache.rglob("*.npy"), cache.rglob("*.json")
     DAMAGE[damage](pixels, note)
     assert same(folder(root), first)
