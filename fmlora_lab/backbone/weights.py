@@ -81,7 +81,8 @@ def _from_torch(vit: VisionTransformer, file: Path, tensors: State) -> tuple[Sta
         def distance(other: VisionTransformer) -> int:
             return len(_differ(other.state_dict(), at_size(found.state, other)))
 
-        raise _no_fit(file, differ, tensors, found.patch, distance)
+        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+        raise _no_fit(file, differ, tensors, found.patch, depth, distance)
     return state, [*found.beside, *(name.split(".")[0] for name in extra)]
 
 
@@ -132,7 +133,7 @@ def _from_jax(
     state = copy.state_dict()
     differ = differ or [f"{name} is missing" for name in own if state[name].isnan().any()]
     if differ:
-        raise _no_fit(file, differ, tensors, patch, lambda vit: abs(len(vit.blocks) - depth))
+        raise _no_fit(file, differ, tensors, patch, depth, lambda vit: abs(len(vit.blocks) - depth))
     names = [name.removeprefix(prefix) for name in tensors]
     features = JAX_FEATURES if vit.attn_pool is None else rf"{JAX_FEATURES}|MAPHead_0/"
     return state, [name.split("/")[0] for name in names if not re.match(features, name)]
@@ -143,6 +144,7 @@ def _no_fit(
     differ: list[str],
     tensors: State,
     patch: tuple[int, ...],
+    depth: int,
     distance: Callable[[VisionTransformer], int],
 ) -> BadInput:
     """What differs, what the file has in its place, and which model of timm has most of that."""
@@ -154,6 +156,7 @@ def _no_fit(
     nearest = min(away, key=lambda name: away[name], default=None)
     near = f"; the nearest model of timm is {nearest}" if nearest else ""
     return BadInput(
-        f"backbone.weights: {file} (width {width}, patches of {side}, {len(tensors)} tensors: "
-        f"{some(list(tensors))}{near}) does not fit: {some(differ, 6, '; ')}"
+        f"backbone.weights: {file} (width {width}, {depth} blocks, patches of {side}, "
+        f"{len(tensors)} tensors: {some(list(tensors))}{near}) does not fit: "
+        f"{some(differ, 6, '; ')}"
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import timm
 import torch
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, build_model_with_cfg
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.vit import LAYERS, ViT
@@ -48,15 +48,17 @@ def architectures():
     """Names of timm by what they build but for its size, of VisionTransformer and its kinds."""
 
     def ask(model, variant, pretrained, **arguments):
+        if variant.startswith("resnet") and name.startswith("vit_"):  # a stem, not the model
+            return build_model_with_cfg(model, variant, pretrained, **arguments)
         raise Asked(model, arguments)
 
-    def alike(name: str, value: object) -> str:
-        size = name in TINY or name == "img_size" or name.startswith("pretrained")
+    def alike(argument: str, value: object) -> str:
+        size = argument in {*TINY, "img_size"} or argument.startswith("pretrained")
         return "" if size else getattr(value, "__name__", str(value))
 
     groups = defaultdict(list)
     with pytest.MonkeyPatch.context() as patch:
-        for module in [m for name, m in sys.modules.items() if name.startswith("timm.models.")]:
+        for module in [m for path, m in sys.modules.items() if path.startswith("timm.models.")]:
             if hasattr(module, "build_model_with_cfg"):
                 patch.setattr(module, "build_model_with_cfg", ask)
         for name in timm.list_models():

@@ -111,7 +111,7 @@ def test_a_file_that_does_not_fit_shows_its_own_names_and_the_nearest_model(tmp_
     with pytest.raises(BadInput) as error:
         load_weights(target, tmp_path / "clip")
     for part in (
-        "width 768, patches of 32, 151 tensors: trunk.blocks.0.attn.proj.bias, trunk.blocks.0",
+        "width 768, 12 blocks, patches of 32, 151 tensors: trunk.blocks.0.attn.proj.bias, trunk.b",
         "the nearest model of timm is vit_base_patch32_clip_224)",
         "does not fit: patch_embed.proj.bias is missing; norm_pre.bias is not in the model",
     ):
