@@ -172,9 +172,11 @@ class Backbone(Settings):
     name: str = "glyphs-vit"
     """`glyphs-vit`, which ships with the lab, or the full tag of a timm ViT."""
     weights: Path | None = None
-    """A local safetensors file with timm's tensor names; else `glyphs-vit`'s own or timm's hub."""
+    """A local weight file, safetensors, PyTorch's or JAX's, in names that are known (docs/data.md);
+    else `glyphs-vit`'s own or timm's hub."""
     image_size: int | None = Field(default=None, ge=8)
-    """Side of the input in pixels; the position grid is resampled to it. Default: the model's."""
+    """Side of the input in pixels, a multiple of the patch's; the position grid is resampled to it.
+    Default: the model's."""
 
 
 class Training(Settings):

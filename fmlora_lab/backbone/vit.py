@@ -20,6 +20,8 @@ from fmlora_lab.backbone.weights import load_weights
 from fmlora_lab.config import Backbone, BadInput
 
 GLYPHS_VIT = Path(__file__).parent / "assets" / "glyphs-vit.safetensors"
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+"""What every block must have to be adapted, as plain linear layers."""
 QKV_ROWS = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 
 
@@ -55,6 +57,8 @@ class ViT(Tower):
     std: Tensor
 
     def __init__(self, vit: VisionTransformer):
+        """BadInput for blocks that cannot be adapted."""
+        check_blocks(vit)
         super().__init__(vit)
         self.prompt_outputs: Tensor | None = None
         cfg = getattr(vit, "pretrained_cfg", {})  # timm's; the lab's own ViT goes by the defaults
@@ -96,7 +100,7 @@ class ViT(Tower):
         thirds = sorted(QKV_ROWS[layer] for layer in layers if layer in QKV_ROWS)
         part_of_qkv = bool(thirds) and "attn.qkv" not in layers
         for b in chosen:
-            for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            for layer in LAYERS:
                 rows, in_part = None, part_of_qkv and layer == "attn.qkv"
                 if layer not in layers and not in_part:
                     continue
@@ -161,6 +165,34 @@ class ViT(Tower):
         return torch.cat([x[:, :at], x[:, end:]], dim=1)
 
 
+def check_blocks(vit: VisionTransformer, name: str = "this ViT") -> None:
+    """BadInput for a block that lacks one of `LAYERS`: blocks of several branches, a gated MLP
+    in parts, one projection for attention and MLP."""
+    for number, block in enumerate(vit.blocks):
+        layers = dict(block.named_modules())
+        lacking = [name for name in LAYERS if type(layers.get(name)) is not nn.Linear]
+        if lacking:
+            raise BadInput(
+                f"backbone.name: block {number} of {name}, a {type(block).__name__}, has no linear "
+                f"layer {' and no '.join(lacking)}; allowed: ViTs whose every block has "
+                f"{', '.join(LAYERS)}"
+            )
+
+
+def check_size(vit: VisionTransformer, backbone: Backbone) -> None:
+    """BadInput for an image size, configured or the model's own, whose last pixels no patch would
+    see."""
+    patch = vit.patch_embed.feat_ratio()
+    size = backbone.image_size or vit.patch_embed.img_size[0]
+    if size % patch:
+        lower = max(size // patch, 1) * patch
+        given = "" if backbone.image_size else f", as {backbone.name} has it by default"
+        raise BadInput(
+            f"backbone.image_size is {size}{given}; allowed: multiples of the patch of {patch}, "
+            f"of which {lower} and {lower + patch} are the nearest"
+        )
+
+
 def load_tower(backbone: Backbone) -> Tower:
     """The configured backbone, frozen, with its weights. BadInput if it cannot be had."""
     if backbone.name in TOWERS:
@@ -179,6 +211,7 @@ def glyphs_vit(backbone: Backbone) -> ViT:
         num_heads=2,
         num_classes=0,
     )
+    check_size(vit, backbone)
     return _with_weights(vit, backbone.weights or GLYPHS_VIT)
 
 
@@ -189,6 +222,15 @@ def timm_vit(backbone: Backbone) -> ViT:
             f"backbone.name is {backbone.name!r}; allowed: glyphs-vit or the full tag of a timm "
             "ViT, such as vit_tiny_patch16_224.augreg_in21k_ft_in1k"
         )
+    with torch.device("meta"):  # what it is, before its weights are made or fetched
+        plan = timm.create_model(backbone.name, num_classes=0)
+    if not isinstance(plan, VisionTransformer):
+        raise BadInput(
+            f"backbone.name is {backbone.name!r}, a {type(plan).__name__}; "
+            "allowed: models of timm's VisionTransformer class"
+        )
+    check_blocks(plan, backbone.name)
+    check_size(plan, backbone)
     size: dict[str, Any] = {"img_size": backbone.image_size} if backbone.image_size else {}
     try:
         vit = timm.create_model(
@@ -197,13 +239,9 @@ def timm_vit(backbone: Backbone) -> ViT:
     except Exception as error:  # timm and its hub raise many kinds; the user needs one sentence
         raise BadInput(
             f"backbone.name: the weights of {backbone.name} could not be had "
-            f"({type(error).__name__}); give a local safetensors file with backbone.weights"
+            f"({type(error).__name__}); give a local file with backbone.weights"
         ) from error
-    if not isinstance(vit, VisionTransformer):
-        raise BadInput(
-            f"backbone.name is {backbone.name!r}, a {type(vit).__name__}; "
-            "allowed: models of timm's VisionTransformer class"
-        )
+    assert isinstance(vit, VisionTransformer)  # as its plan is
     if backbone.weights is not None:
         return _with_weights(vit, backbone.weights)
     model = ViT(vit)
@@ -218,5 +256,6 @@ def timm_vit(backbone: Backbone) -> ViT:
 def _with_weights(vit: VisionTransformer, file: Path) -> ViT:
     load_weights(vit, file)
     model = ViT(vit)
-    model.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        model.fingerprint = hashlib.file_digest(opened, "sha256").hexdigest()
     return model

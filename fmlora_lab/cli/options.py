@@ -15,7 +15,10 @@ Tasks = Annotated[
 ]
 ProfileName = Annotated[str, typer.Option(help="A profile by name.")]
 BackboneTag = Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")]
-Weights = Annotated[Path | None, typer.Option(help="A local safetensors file.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A local weight file: safetensors, .pth, .pt, .bin, .ckpt or JAX's .npz."),
+]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input in pixels.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, such as method.basis_rank=32.")

@@ -1,15 +1,17 @@
 """A timm ViT adapted from outside: what is not asked for stays plain timm, exactly."""
 
+import hashlib
 from copy import deepcopy
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from fmlora_lab.backbone import vit as vit_module
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.sites import Prompts
-from fmlora_lab.backbone.vit import ViT, load_tower
+from fmlora_lab.backbone.vit import GLYPHS_VIT, ViT, load_tower
 from fmlora_lab.config import Backbone, BadInput
 
 pytestmark = pytest.mark.unit
@@ -34,7 +36,16 @@ MODELS = {
     "average-no-cls": {"global_pool": "avg", "class_token": False},
     "average-registers": {"global_pool": "avg", "class_token": False, "reg_tokens": 4},
     "average-norm-before": {"global_pool": "avg", "fc_norm": False, "reg_tokens": 2},
+    "siglip": {"global_pool": "map", "class_token": False},
+    "dinov2-registers": {
+        "img_size": 28,
+        "patch_size": 14,
+        "reg_tokens": 4,
+        "no_embed_class": True,
+        "init_values": 1e-5,
+    },
     "patch-14": {"img_size": 28, "patch_size": 14},
+    "patch-32": {"img_size": 64, "patch_size": 32},
     "patch-16": {"img_size": 32, "patch_size": 16, "qkv_bias": False},
 }
 
@@ -252,6 +263,59 @@ def test_load_tower_says_what_names_are_allowed():
         load_tower(Backbone(name="vit_none"))
     with pytest.raises(BadInput, match="a ResNet; allowed: models of timm's VisionTransformer"):
         load_tower(Backbone(name="resnet10t", weights="anything"))
+
+
+def never(*_, **__):
+    raise AssertionError("weights were fetched or read")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("glyphs-vit", 30, r"image_size is 30; .* the patch of 8, of which 24 and 32 are"),
+        ("vit_tiny_patch16_224", 100, r"is 100; .* patch of 16, of which 96 and 112 are"),
+        ("vit_tiny_patch16_224", 9, r"is 9; .* of which 16 and 32 are the nearest"),
+        ("vit_small_patch14_dinov2.lvd142m", 224 + 13, r"patch of 14, of which 224 and 238 are"),
+        ("vit_small_r26_s32_224", 240, r"patch of 32, of which 224 and 256 are"),
+        (
+            "vit_so400m_patch14_siglip_384.webli",
+            None,
+            r"is 384, as vit_so400m_patch14_siglip_384.webli has it by default; .* 378 and 392 are",
+        ),
+    ],
+)
+def test_an_image_size_that_cuts_pixels_off_is_refused(monkeypatch, name, size, said):
+    monkeypatch.setattr(vit_module, "load_weights", never)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", never)
+    with pytest.raises(BadInput, match=said):
+        load_tower(Backbone(name=name, image_size=size))
+
+
+@pytest.mark.parametrize("name", ["vit_pwee_patch16_reg1_gap_256", "aimv2_large_patch14_224"])
+def test_blocks_that_cannot_be_adapted_are_refused_before_weights_are_fetched(monkeypatch, name):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", never)
+    with pytest.raises(BadInput, match=rf"backbone\.name: block 0 of {name}, .* has no linear"):
+        load_tower(Backbone(name=name))
+
+
+def test_any_block_is_looked_at(tiny_vit):
+    vit = tiny_vit()
+    vit.blocks[1].mlp.fc2 = torch.nn.Identity()
+    with pytest.raises(
+        BadInput, match=r"block 1 of this ViT, a Block, has no linear layer mlp\.fc2"
+    ):
+        ViT(vit)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_a_fingerprint_is_the_files_own(tmp_path, ending):
+    """Runs are found by it, so it must stay what it was."""
+    file = tmp_path / f"weights.{ending}"
+    state = load_file(GLYPHS_VIT)
+    (save_file if ending == "safetensors" else torch.save)(state, file)
+    model = load_tower(Backbone(weights=file))
+    assert model.fingerprint == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert all(torch.equal(model.network.state_dict()[name], state[name]) for name in state)
 
 
 def test_load_tower_takes_a_timm_model_from_a_local_file(tmp_path):

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
@@ -18,6 +19,7 @@ MODELS = {
     "registers": {"reg_tokens": 4, "init_values": 1e-5},
     "registers-unembedded": {"reg_tokens": 4, "no_embed_class": True},
     "average-no-cls": {"global_pool": "avg", "class_token": False},
+    "siglip": {"global_pool": "map", "class_token": False},
 }
 
 
@@ -76,6 +78,60 @@ def test_a_file_that_does_not_fit_names_the_tensors(tiny_vit, weight_file):
 def test_a_file_of_another_depth_names_a_few_tensors_and_counts_the_rest(tiny_vit, weight_file):
     with pytest.raises(BadInput, match=r"blocks\.1\.\S+ is missing.* and 6 more$"):
         load_weights(tiny_vit(), weight_file(tiny_vit(depth=1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_16_bit_tensors_are_the_very_numbers_in_32(tiny_vit, tmp_path, dtype):
+    source, target = tiny_vit().to(dtype), tiny_vit(seed=1)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    load_weights(target, tmp_path / "weights.safetensors")
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor.float()), name
+        assert target.state_dict()[name].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_tensors_are_refused_since_their_scales_lie_elsewhere(
+    tiny_vit, weight_file, dtype
+):
+    name = "blocks.1.mlp.fc1.weight"
+    file = weight_file(tiny_vit(), **{name: torch.ones(128, 32).to(dtype)})
+    said = str(dtype).removeprefix("torch.")
+    with pytest.raises(BadInput, match=f"does not fit: {name} is of type {said}$"):
+        load_weights(tiny_vit(), file)
+
+
+def test_a_file_that_does_not_fit_shows_its_own_names_and_the_nearest_model(tmp_path):
+    """The nearest of timm's, by its tensors: CLIP's has a norm before its blocks."""
+    with torch.device("meta"):
+        clip = timm.create_model("vit_base_patch32_clip_224", num_classes=0)
+        target = timm.create_model("vit_base_patch32_224", num_classes=0)
+    state = {k: torch.zeros(v.shape, dtype=torch.bfloat16) for k, v in clip.state_dict().items()}
+    save_file({f"trunk.{name}": tensor for name, tensor in state.items()}, tmp_path / "clip")
+    with pytest.raises(BadInput) as error:
+        load_weights(target, tmp_path / "clip")
+    for part in (
+        "width 768, 12 blocks, patches of 32, 151 tensors: trunk.blocks.0.attn.proj.bias, trunk.b",
+        "the nearest model of timm is vit_base_patch32_clip_224)",
+        "does not fit: patch_embed.proj.bias is missing; norm_pre.bias is not in the model",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_network_of_another_kind_shows_its_own_names(tiny_vit, tmp_path):
+    state = {"conv1.weight": torch.ones(64, 3, 7, 7), "layer1.0.conv1.weight": torch.ones(1)}
+    torch.save(state, tmp_path / "resnet.pth")
+    said = (
+        r"has no ViT of a known layout; its 2 tensors are conv1\.weight, layer1\.0\.conv1\.weight"
+    )
+    with pytest.raises(BadInput, match=said):
+        load_weights(tiny_vit(), tmp_path / "resnet.pth")
+
+
+def test_patches_of_another_size_are_not_resampled_without_a_word(tiny_vit, weight_file):
+    file = weight_file(tiny_vit(patch_size=4))
+    with pytest.raises(BadInput, match=r"patch_embed\.proj\.weight is \(32, 3, 4, 4\), not"):
+        load_weights(tiny_vit(), file)
 
 
 def test_a_file_of_another_width_or_with_other_prefix_tokens_is_refused(tiny_vit, weight_file):

@@ -6,10 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fmlora_lab import configure, grid, identity, run, sweep
+from fmlora_lab import configure, grid, identity, restore, run, sweep
 from fmlora_lab.backbone import device
 from fmlora_lab.backbone.vit import GLYPHS_VIT
 from fmlora_lab.benchmarks import cache, fingerprint
@@ -281,6 +282,26 @@ def test_a_changed_weight_file_is_noticed_at_once(own, tmp_path):
     assert after != before
     forget()
     assert identity(config) == after
+
+
+@pytest.mark.train
+def test_a_run_on_a_pytorch_file_is_found_and_restored(own, tmp_path, capsys):
+    """In a wrapper's names, with a head that features do not use: said once for the run."""
+    state = {f"module.{name}": tensor for name, tensor in load_file(GLYPHS_VIT).items()}
+    file = tmp_path / "weights.pth"
+    torch.save({"model": {**state, "module.head.weight": torch.ones(9, 128)}}, file)
+    config = configuration(own, method="lora", **{"backbone.weights": file})
+    computed = run(config, tmp_path / "runs")
+    forget()
+    assert identity(config) == computed.id == run(config, tmp_path / "runs").id
+    assert capsys.readouterr().err.count("left out what features do not use: head\n") == 1
+    merged, _ = restore(computed).merge()
+    assert "blocks.0.attn.qkv.weight" in merged and "head.weight" in merged
+    config = configuration(own, method="lora", **{"backbone.weights": GLYPHS_VIT})
+    assert (
+        run(config, tmp_path / "runs").result["accuracy_matrix"]
+        == (computed.result["accuracy_matrix"])
+    )
 
 
 @pytest.mark.train
