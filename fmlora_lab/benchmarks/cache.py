@@ -44,6 +44,11 @@ def digest_of(root: Path, files: list[str], size: int) -> str:
         return digest.hexdigest()
 
 
+def decoded() -> Path:
+    """The folder of all decoded images."""
+    return cache_dir() / "decoded"
+
+
 def _place(root: Path, files: list[str], size: int) -> Path:
     """Where the pixels are kept, under a hash of what tells a changed file without reading it.
 
@@ -52,7 +57,7 @@ def _place(root: Path, files: list[str], size: int) -> Path:
     start = len(str(root)) + 1
     stamps = [(path[start:], *_stamp(path)) for path in files]
     text = json.dumps([DECODER, size, str(root.resolve()), stamps])
-    return cache_dir() / "decoded" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+    return decoded() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
 
 def _stamp(path: str) -> tuple[int, int]:

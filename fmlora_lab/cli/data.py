@@ -16,16 +16,21 @@ Mirror = Annotated[
 
 @app.command("list")
 def list_datasets() -> None:
-    """One line a dataset: where it comes from, how large it is, whether it is here."""
+    """One line a dataset: where it comes from, how large it is, files and decoded, whether it is
+    here; and what decoded images take up in the cache."""
+    from fmlora_lab.benchmarks.cache import decoded
     from fmlora_lab.benchmarks.hub import DATASETS, is_here
 
     for name, source in DATASETS.items():
         images = f"{source.counts['train']:,} + {source.counts['test']:,}"
+        pixels = sum(source.counts.values()) * 3 * 224**2 / 1e9
         here = "here" if is_here(name) else "not here"
         print(
             f"{name:<11} {source.repository:<40} {source.classes:>3} classes  {images:>17} images  "
-            f"about {source.gigabytes:g} GB  {here}"
+            f"about {source.gigabytes:g} GB, decoded at 224 px {pixels:.1f} GB  {here}"
         )
+    sizes = [file.stat().st_size for file in decoded().glob("*.npy")]
+    print(f"{decoded()}: {len(sizes)} sets of decoded images, {sum(sizes) / 1e9:.1f} GB")
 
 
 @app.command("get")

@@ -230,6 +230,10 @@ def test_a_run_on_a_hub_dataset(mirror, tmp_path):
 def test_the_command_line_lists_and_gets_them(mirror, monkeypatch, call):
     code, out, _ = call("data", "list")
     assert code == 0 and all(name in out for name in hub.DATASETS)
+    assert "decoded at 224 px" in out and "decoded: 0 sets of decoded images, 0.0 GB" in out
+    cache.decoded().mkdir(parents=True)
+    (cache.decoded() / "some.npy").write_bytes(b"0" * 60_000_000)
+    assert "decoded: 1 sets of decoded images, 0.1 GB" in call("data", "list")[1]
     code, _, err = call("data", "get", "mnist")
     assert code == 2 and "allowed: cifar100, imagenet-r, cub-200, domainnet" in err
     code, out, _ = call("data", "get", "cifar100", "--data", mirror("cifar100"), "--yes")
