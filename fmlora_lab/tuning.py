@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
@@ -52,14 +53,15 @@ def tune(
     log["procedure"] = " ".join((__doc__ or "").split())
     for method in methods or [m for m in in_order() if METHODS[m].record.search]:
         tried = []
-        for settings in draw(method, trials, profile):
+        drawn = draw(method, trials, profile)
+        for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
             overrides = {"order_seed": ORDER_SEED, "evaluate_on": "validation", **settings}
             overrides |= given or {}
             config = configure(method, benchmark, profile, overrides, preset="defaults")
             result = run(config, runs_dir).result
             scores = {k: result[k] for k in ("acc", "learning_accuracy", "forgetting", "seconds")}
             tried.append({"settings": settings, **scores})
-            print(f"{method} {settings}: validation Acc {result['acc']:.2f}%")
+            progress.write(f"{method} {settings}: validation Acc {result['acc']:.2f}%")
         best = max(tried, key=lambda trial: trial["acc"])
         log["methods"][method] = {"chosen": best["settings"], "trials": tried}
         text = json.dumps(log, indent=1) + "\n"

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import Timeout
+from torch.utils.flop_counter import FlopCounterMode
 
+from fmlora_lab import progress, threads
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
@@ -62,7 +63,7 @@ def run(
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process is computing run {run_id}; waiting", file=sys.stderr)
+        progress.say(f"another process is computing run {run_id}; waiting")
         held = lock.acquire()
     with held:
         if not folder.complete:
@@ -140,17 +141,27 @@ def _compute(
     config: RunConfig, model: Tower, stream: Stream, folder: RunFolder, keep_features: bool
 ) -> None:
     if config.training.loss_over == "seen" and len(stream.tasks[0].classes) == 1:
-        print(
+        progress.say(
             "every task has one class, over which alone nothing can be learned: the loss is over "
-            "all classes seen (training.loss_over = 'seen'), and the first task learns nothing",
-            file=sys.stderr,
+            "all classes seen (training.loss_over = 'seen'), and the first task learns nothing"
         )
-    # This adapts the model's sites.
-    trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
-    folder.write_json("config.json", config.model_dump(mode="json"))
-    folder.write_json("environment.json", _environment(config, model, stream))
-    measured = trainer.run()
+    with threads.at_most(_threads(config, model)):
+        # This adapts the model's sites.
+        trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
+        folder.write_json("config.json", config.model_dump(mode="json"))
+        folder.write_json("environment.json", _environment(config, model, stream))
+        measured = trainer.run()
     folder.write_json("result.json", {"run_id": folder.run_id, **_result(config, measured)})
+
+
+def _threads(config: RunConfig, model: Tower) -> int:
+    """How many pay for a batch of this size; on another device they are not what computes."""
+    if pick_device().type != "cpu" or threads.of_user() or torch.get_num_threads() == 1:
+        return torch.get_num_threads()
+    one = torch.zeros(1, 3, model.image_size, model.image_size, dtype=torch.uint8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.features(model.pixels_in(one))
+    return threads.paying(config.training.batch_size * counter.get_total_flops() / 2)
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:

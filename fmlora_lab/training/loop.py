@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
@@ -79,7 +79,8 @@ class Trainer:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
         tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         self.began = time.perf_counter() - self.at.seconds
-        with tqdm(desc=self.config.method.name, unit="img", unit_scale=True, leave=False) as bar:
+        name = self.config.method.name
+        with progress.bar(desc=name, unit="img", unit_scale=True, leave=False) as bar:
             for task in tasks[self.at.task :]:
                 self._learn(task, len(tasks), tensors, bar)
                 self._end(task)
@@ -94,7 +95,9 @@ class Trainer:
             "inference_flops": self.learner.inference_flops(),
         }
 
-    def _learn(self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: tqdm) -> None:
+    def _learn(
+        self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: progress.Bar
+    ) -> None:
         seed, method, head = self.config.seed, self.method, self.learner.head
         if tensors and self.at.stage == self.at.epoch == 0:  # between two tasks
             self.learner.load_state(tensors)
@@ -122,7 +125,7 @@ class Trainer:
             self._epochs(run, bar)
             self.at.stage, self.at.epoch = number + 1, 0
 
-    def _epochs(self, run: StageRun, bar: tqdm) -> None:
+    def _epochs(self, run: StageRun, bar: progress.Bar) -> None:
         saved, cost = time.perf_counter(), 0.0
         for epoch in range(self.at.epoch, run.stage.epochs):
             began = time.perf_counter()
