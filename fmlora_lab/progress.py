@@ -137,10 +137,10 @@ class Lines:
         print(" | ".join(map(str, Lines.shown)), file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
-        """`lora · task 2/5: 240 of 1,200 img (20%), 00:04 left`."""
+        """`lora · task 2/5: 240/1,200 img (20%), 00:04 left`."""
         if not self.total:
             return f"{self.desc}: {self.n:,} {self.unit}"
-        text = f"{self.desc}: {self.n:,} of {self.total:,} {self.unit} ({self.n / self.total:.0%})"
+        text = f"{self.desc}: {self.n:,}/{self.total:,} {self.unit} ({self.n / self.total:.0%})"
         if not self.done or self.n >= self.total:
             return text
         left = (time.monotonic() - self.began) / self.done * (self.total - self.n)

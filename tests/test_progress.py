@@ -102,12 +102,12 @@ def test_a_line_where_a_task_begins_and_one_a_minute(clock):
                 clock.now += 0.25
                 bar.update()
     assert lines_of(file) == [
-        "lora · task 1/2: 0 of 1,200 img (0%)",
-        "lora · task 1/2: 240 of 1,200 img (20%), 04:00 left",
-        "lora · task 1/2: 480 of 1,200 img (40%), 03:00 left",
-        "lora · task 2/2: 600 of 1,200 img (50%), 02:30 left",
-        "lora · task 2/2: 840 of 1,200 img (70%), 01:30 left",
-        "lora · task 2/2: 1,080 of 1,200 img (90%), 00:30 left",
+        "lora · task 1/2: 0/1,200 img (0%)",
+        "lora · task 1/2: 240/1,200 img (20%), 04:00 left",
+        "lora · task 1/2: 480/1,200 img (40%), 03:00 left",
+        "lora · task 2/2: 600/1,200 img (50%), 02:30 left",
+        "lora · task 2/2: 840/1,200 img (70%), 01:30 left",
+        "lora · task 2/2: 1,080/1,200 img (90%), 00:30 left",
     ]
 
 
@@ -125,7 +125,7 @@ def test_a_bar_that_stays_ends_with_a_line_unless_it_was_quick(clock):
         list(progress.bar([1, 2], desc="quick", delay=2))
         for _ in progress.bar(iter([1, 2]), desc="long", delay=2, unit="image"):
             clock.now += 2
-    assert lines_of(file) == ["stays: 2 of 2 file (100%)", "long: 2 image"]
+    assert lines_of(file) == ["stays: 2/2 file (100%)", "long: 2 image"]
 
 
 def test_a_bar_inside_another_tells_of_its_first_task_and_shares_its_minute(clock):
@@ -138,9 +138,9 @@ def test_a_bar_inside_another_tells_of_its_first_task_and_shares_its_minute(cloc
                     bar.update()
     said = lines_of(file)
     assert [line for line in said if "task 1: 0" in line] == [
-        "runs: 0 of 3 run (0%) | task 1: 0 of 4 img (0%)",
-        "runs: 1 of 3 run (33%), 01:04 left | task 1: 0 of 4 img (0%)",
-        "runs: 2 of 3 run (67%), 00:32 left | task 1: 0 of 4 img (0%)",
+        "runs: 0/3 run (0%) | task 1: 0/4 img (0%)",
+        "runs: 1/3 run (33%), 01:04 left | task 1: 0/4 img (0%)",
+        "runs: 2/3 run (67%), 00:32 left | task 1: 0/4 img (0%)",
     ]
     assert len(said) == 3  # a line within every minute: none was due between
 
@@ -174,11 +174,11 @@ def test_a_sweep_says_a_line_for_each_run_that_is_computed(tmp_path):
     with redirect_stderr(StringIO()) as file:
         sweep(asked, tmp_path)
     first = lines_of(file)
-    assert len(first) == 4 and first[-1] == "runs: 3 of 3 run (100%)"
-    assert all(f"runs: {k} of 3" in first[k] and "task 1/5" in first[k] for k in range(3))
+    assert len(first) == 4 and first[-1] == "runs: 3/3 run (100%)"
+    assert all(f"runs: {k}/3" in first[k] and "task 1/5" in first[k] for k in range(3))
     with redirect_stderr(StringIO()) as file:
         sweep(asked, tmp_path)
-    assert lines_of(file) == ["runs: 3 of 3 run (100%)"]
+    assert lines_of(file) == ["runs: 3/3 run (100%)"]
 
 
 def test_a_librarys_own_bars_are_for_whoever_watches():
@@ -263,7 +263,7 @@ def test_tuning_says_its_trials_on_stdout_and_how_far_it_is_on_stderr(call, tmp_
     assert code == 0 and len(out.splitlines()) == 2 and "validation Acc" in out
     begun = [line for line in err.splitlines() if "task 1/" in line]
     assert len(err.splitlines()) == len(begun) == 2
-    assert begun[1].startswith("tuning linear-probe: 1 of 2 trial")
+    assert begun[1].startswith("tuning linear-probe: 1/2 trial")
 
 
 # --- notebooks ---------------------------------------------------------------------------------
