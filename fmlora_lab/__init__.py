@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fmlora_lab.runs.stored import Run, load_runs
+from fmlora_lab.threads import bound_spin
 
 if TYPE_CHECKING:
     from fmlora_lab.config import RunConfig
@@ -37,6 +38,8 @@ _HOMES = {
     "run": "fmlora_lab.runs.run",
     "sweep": "fmlora_lab.runs.sweep",
 }
+
+bound_spin()
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
@@ -57,7 +58,8 @@ def tune(
     log["procedure"] = " ".join((__doc__ or "").split())
     for method in methods or [m for m in in_order() if METHODS[m].record.search]:
         tried = []
-        for settings in draw(method, trials, profile, given):
+        drawn = draw(method, trials, profile, given)
+        for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
             results = []
             for order in range(ORDER_SEED, ORDER_SEED + orders):
                 overrides = {"order_seed": order, "evaluate_on": "validation", **settings, **given}
@@ -66,7 +68,7 @@ def tune(
             measured = ("acc", "learning_accuracy", "forgetting", "seconds")
             scores = {k: float(np.mean([r[k] for r in results])) for k in measured}
             tried.append({"settings": settings, **scores})
-            print(f"{method} {settings}: validation Acc {scores['acc']:.2f}%")
+            progress.write(f"{method} {settings}: validation Acc {scores['acc']:.2f}%")
         best = max(tried, key=lambda trial: trial["acc"])
         log["methods"][method] = {"chosen": best["settings"], "trials": tried}
         text = json.dumps(log, indent=1) + "\n"

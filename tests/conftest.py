@@ -3,10 +3,12 @@
 No test reads or writes the user's cache or runs, and what a test registers is gone after it.
 """
 
+import os
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jaxtyping
 import numpy as np
@@ -96,7 +98,8 @@ def call(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr("sys.argv", ["fmlora-lab", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
+        # What an option tells the processes that a command starts is for that command.
+        with patch.dict(os.environ), pytest.raises(SystemExit) as stopped:
             main()
         said = capsys.readouterr()
         return stopped.value.code or 0, said.out, said.err

@@ -1,7 +1,6 @@
 """Reading other people's weight files. Nothing is ever unpickled but tensors."""
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,6 +11,7 @@ import timm
 import torch
 from timm.models import VisionTransformer
 
+from fmlora_lab import progress
 from fmlora_lab.backbone.layouts import State, at_size, find_vit
 from fmlora_lab.backbone.weight_files import read_tensors, some
 from fmlora_lab.config import BadInput
@@ -63,7 +63,7 @@ def load_weights(vit: VisionTransformer, file: Path) -> None:
 @cache
 def _say(line: str) -> None:
     """On stderr, once a process: a run loads its weights for its name and again for itself."""
-    print(line, file=sys.stderr)
+    progress.say(line)
 
 
 def _from_torch(vit: VisionTransformer, file: Path, tensors: State) -> tuple[State, list[str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput
 
 DECODER = 1
@@ -41,7 +41,7 @@ def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
     unreadable = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        outcomes = tqdm(
+        outcomes = progress.bar(
             pool.map(partial(_attempt, size=size), files),
             desc="decoding images",
             total=len(files),

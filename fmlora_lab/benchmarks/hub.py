@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.benchmarks.folders import Chosen, Selection, draw, images_in
 from fmlora_lab.config import BadInput, Hub
 from fmlora_lab.files import cache_dir, write_atomically
@@ -114,8 +114,10 @@ def _unpack(source: Source, name: str, mirror: Path | None, root: Path) -> dict[
     splits, revision = _splits(source, name, mirror)
     roles, total = _roles(source, splits), sum(map(len, splits.values()))
     counts, classes, digests = dict.fromkeys(ROLES, 0), set(), []
-    bar = tqdm(total=total, desc=f"unpacking {name}", unit="image", delay=2)
-    for split, row, key in _rows(splits):
+    found = progress.bar(
+        _rows(splits), total=total, desc=f"unpacking {name}", unit="image", delay=2
+    )
+    for split, row, key in found:
         image, content = row[source.image], row[source.image]["bytes"]
         role, label = roles[key], _said(splits[split], source.label, row)
         domain = _said(splits[split], source.domain, row) if source.domain else "all"
@@ -127,8 +129,6 @@ def _unpack(source: Source, name: str, mirror: Path | None, root: Path) -> dict[
         counts[role] += 1
         classes.add(label)
         digests.append(f"{domain}/{role}/{label}/{digest}")
-        bar.update()
-    bar.close()
     for role in ROLES:
         if counts[role] != source.counts[role]:
             raise BadInput(
@@ -154,13 +154,15 @@ def _splits(source: Source, name: str, mirror: Path | None) -> tuple[dict[str, A
             files: dict[str, list[str]] = {}
             for path in _parquet(mirror):
                 files.setdefault(path.name.partition("-")[0], []).append(str(path))
-            loaded = datasets.load_dataset("parquet", data_files=files)
+            with progress.of(datasets, str(mirror)):
+                loaded = datasets.load_dataset("parquet", data_files=files)
             revision = "mirror"
         else:
             from huggingface_hub import dataset_info
 
             revision = source.revision or dataset_info(source.repository).sha
-            loaded = datasets.load_dataset(source.repository, revision=revision)
+            with progress.of(datasets, f"{source.repository} from the hub"):
+                loaded = datasets.load_dataset(source.repository, revision=revision)
     except BadInput:
         raise
     except Exception as error:  # whatever the hub's client raises without a network

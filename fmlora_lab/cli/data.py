@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fmlora_lab import progress
+from fmlora_lab.cli.options import Quiet
 from fmlora_lab.config import BadInput
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -38,6 +40,7 @@ def get_dataset(
     name: Annotated[str, typer.Argument(help="A dataset by name; `data list` has them.")],
     data: Mirror = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Download a dataset, unpack it into the cache, and check that it is what it should be."""
     from fmlora_lab.benchmarks.hub import DATASETS, free_gigabytes, is_here, unpacked
@@ -48,8 +51,9 @@ def get_dataset(
     if not is_here(name, data):
         needed = source.gigabytes * (1 if data else 2)
         free = free_gigabytes()
-        print(f"{name}: about {source.gigabytes:g} GB to download, {needed:g} GB on disk")
-        print(f"free: {free:.1f} GB")
+        if not (yes and progress.kind() == "none"):  # a question needs its reasons
+            print(f"{name}: about {source.gigabytes:g} GB to download, {needed:g} GB on disk")
+            print(f"free: {free:.1f} GB")
         if free < needed:
             raise BadInput(f"{name} needs about {needed:g} GB on disk; {free:.1f} GB are free")
         if not yes and not typer.confirm("Go on?"):

@@ -9,7 +9,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from fmlora_lab.cli import data, measure, render, run, runs
+from fmlora_lab.cli import data, measure, options, render, run, runs
 from fmlora_lab.config import BadInput, explain
 
 app = typer.Typer(
@@ -24,6 +24,11 @@ for group in (run, render, measure):
     app.add_typer(group.app)
 app.add_typer(runs.app, name="runs", help="List, show, merge and delete stored runs.")
 app.add_typer(data.app, name="data", help="Real benchmarks: list and get them.")
+
+
+@app.callback()
+def every(quiet: options.Quiet = False) -> None:
+    """Before a command, options that every command has."""
 
 
 def main() -> None:

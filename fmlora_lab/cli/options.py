@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fmlora_lab import progress
+
 RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
 ]
@@ -26,6 +28,18 @@ Settings = Annotated[
 FiguresDir = Annotated[Path, typer.Option(help="Where figures go.")]
 NotebooksDir = Annotated[
     Path | None, typer.Option(help="Where notebooks are; default ./notebooks, else the lab's own.")
+]
+
+
+def _quieten(asked: bool) -> bool:
+    if asked:
+        progress.quieten()
+    return asked
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", callback=_quieten, help="No bars, no lines but results and errors."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -28,6 +28,7 @@ def render_command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute also the runs that came with the lab.")
     ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
     from fmlora_lab.profiles import parse_assignment
@@ -59,6 +60,7 @@ def compare_command(
     runs_dir: options.RunsDir = None,
     figures_dir: options.FiguresDir = FIGURES,
     notebooks_dir: options.NotebooksDir = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
@@ -136,6 +138,7 @@ def ship_command(
 def examples_command(
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Stored runs.")],
     runs_dir: options.RunsDir = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate ahead what the explorers show of runs, and keep it with them."""
     from fmlora_lab.explorers.examples import prepare

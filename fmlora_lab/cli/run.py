@@ -31,6 +31,7 @@ def run_command(
     ] = False,
     runs_dir: options.RunsDir = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     show_config: Annotated[
         bool, typer.Option(help="Print the resolved configuration as JSON and stop.")
     ] = False,
@@ -85,6 +86,7 @@ def tune_command(
     set_: options.Settings = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
     runs_dir: options.RunsDir = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Choose every method's settings on validation images, with the same number of trials each."""
     from fmlora_lab.tuning import tune

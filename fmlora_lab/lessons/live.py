@@ -16,7 +16,7 @@ from IPython.display import display
 from ipywidgets import Image, Layout, ToggleButtons, VBox
 from matplotlib.figure import Figure
 
-from fmlora_lab import configure
+from fmlora_lab import configure, threads
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import RunConfig
 from fmlora_lab.lessons.pictures import heads, progress
@@ -54,7 +54,8 @@ class Trained:
     def train(self, stream: Stream, model: Any) -> "Trained":
         """Train on the stream to its end."""
         self.trainer = Trainer(self.config, stream, model, self)
-        with redirect_stderr(io.StringIO()):  # a picture says how far it is
+        # Someone is at a notebook, with other work on the machine; a picture says how far it is.
+        with threads.at_most(1), redirect_stderr(io.StringIO()):
             self.trainer.run()
         return self
 

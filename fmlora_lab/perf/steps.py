@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.backbone.device import keep_memory, pick_device, resolved
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
@@ -122,7 +122,7 @@ def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
     device = pick_device()
     names = [name for name in ROWS if name != "peft-lora" or _has_peft()]
     memory = {}
-    for name in tqdm(names, desc="peak memory", unit="row", leave=False):
+    for name in progress.bar(names, desc="peak memory", unit="row", leave=False):
         memory[name] = _peak_memory(name, backbone, batch_size)
     rows = [Row(name, backbone, batch_size) for name in names]
     training = _interleaved("training", {row.name: row.step for row in rows}, repeats, device)
@@ -198,7 +198,7 @@ def _interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each call, round after round, after two rounds that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in tqdm(range(repeats + 2), desc=label, unit="round", leave=False):
+    for number in progress.bar(range(repeats + 2), desc=label, unit="round", leave=False):
         for name, call in calls.items():
             needed = timed(call, device)
             if number >= 2:

@@ -4,6 +4,7 @@ A notebook of the lab has one cell tagged `parameters`; among them `runs_dir` an
 through which it is told where runs are kept and where its results go.
 """
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from fmlora_lab import progress
 from fmlora_lab.analysis.tables import read_table, to_text
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
@@ -34,16 +36,20 @@ class OwnPython(AsyncKernelManager):
         # The kernel's own log and its debugger's warning are not for whoever reads the terminal;
         # what goes wrong in a cell comes back as its traceback.
         quiet = get_kernel_dict(["--log-level=CRITICAL"])
-        return KernelSpec(**quiet, env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+        # Its bars come to where this process's own do, and no control can stand there.
+        bars = {"notebook": "terminal"}.get(progress.kind(), progress.kind())
+        env = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", progress.TOLD: bars}
+        return KernelSpec(**quiet, env=env)
 
 
 class OneOfTwo(OwnPython):
-    """With one thread: processes that together have more threads than there are cores stall."""
+    """With one thread, or as many as the user has set: two kernels share the cores."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
         spec = super().kernel_spec
-        spec.env["OMP_NUM_THREADS"] = "1"
+        if "OMP_NUM_THREADS" not in os.environ:
+            spec.env["OMP_NUM_THREADS"] = "1"
         return spec
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 
+from fmlora_lab import progress
 from fmlora_lab.render.notebooks import (
     OneOfTwo,
     OwnPython,
@@ -55,12 +56,12 @@ def render(
         folder = Path(figures_dir).absolute() / short_name(path)
         filled = fill(path, parameters, runs_dir, folder)
         if missing_only and _rendered(folder / path.name, filled):
-            print(f"{path} was rendered before; left as it is", file=sys.stderr)
+            progress.say(f"{path} was rendered before; left as it is")
         else:
             planned.append((path, folder, filled))
     runs, missing = plan([(path, filled) for path, _, filled in planned])
     if runs:
-        print(runs, file=sys.stderr)
+        progress.say(runs)
     places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
     if missing:  # trainings get in each other's way
         return sum(map(_execute, planned, places))
@@ -71,7 +72,7 @@ def render(
 def _execute(planned: Asked, place: str, kernel: type[OwnPython] = OwnPython) -> bool:
     """Execute one notebook and write its copy; returns whether it failed."""
     path, folder, filled = planned
-    print(f"rendering {path} ({place})", file=sys.stderr)
+    progress.say(f"rendering {path} ({place})")
     notebook, error = execute(path, filled, kernel_manager_class=kernel, stderr_file=sys.stderr)
     copy = write(notebook, folder / path.name)
     if error:

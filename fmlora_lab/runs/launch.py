@@ -8,8 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
+from fmlora_lab import progress, threads
 from fmlora_lab.config import RunConfig
 from fmlora_lab.runs.run import find_stored, run
 from fmlora_lab.runs.stored import Run
@@ -45,9 +44,9 @@ def processes(workers: int) -> Launcher:
         if len(stored) == len(configs):
             yield from stored  # no process is begun for what is only read
             return
-        how = {"mp_context": get_context("spawn"), "initializer": _use_threads}
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        with ProcessPoolExecutor(workers, **how, initargs=(threads,)) as pool:
+        how = {"mp_context": get_context("spawn"), "initializer": _begin}
+        share = max(1, (os.cpu_count() or 1) // workers)
+        with ProcessPoolExecutor(workers, **how, initargs=(share,)) as pool:
             begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
             for i, own in enumerate(found):
                 yield begun[i].result() if own is None else own
@@ -55,5 +54,6 @@ def processes(workers: int) -> Launcher:
     return launch
 
 
-def _use_threads(threads: int) -> None:
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
+def _begin(share: int) -> None:
+    threads.use(share)
+    progress.beside_others()

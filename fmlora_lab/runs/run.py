@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import Timeout
+from torch.utils.flop_counter import FlopCounterMode
 
+from fmlora_lab import progress, threads
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
@@ -64,7 +65,7 @@ def run(
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process is computing run {run_id}; waiting", file=sys.stderr)
+        progress.say(f"another process is computing run {run_id}; waiting")
         held = lock.acquire()
     with held:
         if not folder.complete:
@@ -145,12 +146,13 @@ def _compute(
     config: RunConfig, model: Tower, stream: Stream, folder: RunFolder, keep_features: bool
 ) -> None:
     for line in _notes(config, stream):
-        print(line, file=sys.stderr)
-    # This adapts the model's sites.
-    trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
-    folder.write_json("config.json", config.model_dump(mode="json"))
-    folder.write_json("environment.json", _environment(config, model, stream))
-    measured = trainer.run()
+        progress.say(line)
+    with threads.at_most(_threads(config, model)):
+        # This adapts the model's sites.
+        trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
+        folder.write_json("config.json", config.model_dump(mode="json"))
+        folder.write_json("environment.json", _environment(config, model, stream))
+        measured = trainer.run()
     folder.write_json("result.json", {"run_id": folder.run_id, **_result(config, measured)})
 
 
@@ -170,6 +172,16 @@ def _notes(config: RunConfig, stream: Stream) -> Iterator[str]:
         )
     if each[0] == 1:
         yield "the first task has one class: there is nothing to tell apart, so it trains nothing"
+
+
+def _threads(config: RunConfig, model: Tower) -> int:
+    """How many pay for a batch of this size; on another device they are not what computes."""
+    if pick_device().type != "cpu" or threads.of_user() or torch.get_num_threads() == 1:
+        return torch.get_num_threads()
+    one = torch.zeros(1, 3, model.image_size, model.image_size, dtype=torch.uint8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.features(model.pixels_in(one))
+    return threads.paying(config.training.batch_size * counter.get_total_flops() / 2)
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:

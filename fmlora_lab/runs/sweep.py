@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.profiles import configure, stream_of
@@ -147,7 +147,7 @@ def sweep(
         raise planning.UpToHere(asked, runs_dir)
     launch = on if workers == 1 else processes(workers)
     found = []
-    with tqdm(desc="runs", total=len(asked), unit="run") as bar:
+    with progress.bar(desc="runs", total=len(asked), unit="run") as bar:
         for run in launch([a.config for a in asked], runs_dir, use_shipped()):
             found.append(run)
             bar.update()

@@ -1,6 +1,5 @@
 """The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
@@ -81,7 +80,8 @@ class Trainer:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
         tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         self.began = time.perf_counter() - self.at.seconds
-        with tqdm(desc=self.config.method.name, unit="img", unit_scale=True, leave=False) as bar:
+        name = self.config.method.name
+        with progress.bar(desc=name, unit="img", unit_scale=True, leave=False) as bar:
             for task in tasks[self.at.task :]:
                 self._learn(task, len(tasks), tensors, bar)
                 self._end(task)
@@ -96,7 +96,9 @@ class Trainer:
             "inference_flops": self.learner.inference_flops(),
         }
 
-    def _learn(self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: tqdm) -> None:
+    def _learn(
+        self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: progress.Bar
+    ) -> None:
         seed, method, head = self.config.seed, self.method, self.learner.head
         if tensors and self.at.stage == self.at.epoch == 0:  # between two tasks
             self.learner.load_state(tensors)
@@ -120,10 +122,9 @@ class Trainer:
             run = StageRun(self.learner, task, stage, number, images)
             if not run.spared and not self.said:
                 self.said = True
-                print(
+                progress.say(
                     f"task {task.index + 1} has one image a class, of which none can be held out: "
-                    "where that is so, losses are measured on the training images",
-                    file=sys.stderr,
+                    "where that is so, losses are measured on the training images"
                 )
             if tensors:
                 run.load_optimizer(tensors)
@@ -131,7 +132,7 @@ class Trainer:
             self._epochs(run, bar)
             self.at.stage, self.at.epoch = number + 1, 0
 
-    def _epochs(self, run: StageRun, bar: tqdm) -> None:
+    def _epochs(self, run: StageRun, bar: progress.Bar) -> None:
         saved, cost = time.perf_counter(), 0.0
         for epoch in range(self.at.epoch, run.stage.epochs):
             began = time.perf_counter()

@@ -4,8 +4,8 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.benchmarks.augment import augment
 from fmlora_lab.benchmarks.stream import Images, Task, stratified
 from fmlora_lab.methods.method import Group, Stage, StageEnd, StepBatch
@@ -50,7 +50,7 @@ class StageRun:
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak = [group["lr"] for group in self.optimizer.param_groups]
 
-    def epoch(self, epoch: int, bar: tqdm) -> float | None:
+    def epoch(self, epoch: int, bar: progress.Bar) -> float | None:
         """One pass in a seeded order; returns the mean loss, None where nothing is learned."""
         if self.stage.observe:
             for features, labels in self.learner.in_batches(self.images):

@@ -227,7 +227,7 @@ def test_a_run_on_a_hub_dataset(mirror, tmp_path):
     assert torch.tensor(stored.result["test_images"]).tolist() == [2, 2]
 
 
-def test_the_command_line_lists_and_gets_them(mirror, monkeypatch, call):
+def test_the_command_line_lists_and_gets_them(mirror, monkeypatch, call, capsys):
     code, out, _ = call("data", "list")
     assert code == 0 and all(name in out for name in hub.DATASETS)
     assert "decoded at 224 px" in out and "decoded: 0 sets of decoded images, 0.0 GB" in out
@@ -238,6 +238,10 @@ def test_the_command_line_lists_and_gets_them(mirror, monkeypatch, call):
     assert code == 2 and "allowed: cifar100, imagenet-r, cub-200, domainnet" in err
     code, out, _ = call("data", "get", "cifar100", "--data", mirror("cifar100"), "--yes")
     assert code == 0 and "free:" in out and "8 + 4 images" in out
+    anew = mirror("cifar100")  # another folder to the lab: its files are younger
+    capsys.readouterr()
+    code, out, err = call("data", "get", "cifar100", "--data", anew, "--yes", "--quiet")
+    assert code == 0 and err == "" and "free:" not in out and "8 + 4 images" in out
     monkeypatch.setattr(hub, "free_gigabytes", lambda: 0.1)
     code, _, err = call("data", "get", "domainnet", "--yes")
     assert code == 2 and "needs about 37 GB" in err

@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from timm.layers.config import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from tqdm import tqdm
 
+from fmlora_lab import progress
 from fmlora_lab.backbone.device import compute_type, keep_memory, pick_device
 from fmlora_lab.benchmarks.glyphs.renditions import SIDE, render
 from fmlora_lab.benchmarks.glyphs.streams import CHARACTERS, LOOKALIKE, relatives
@@ -121,7 +121,7 @@ def pretrain(steps: int, seed: int, out: Path) -> None:
 
     generator = torch.Generator(device)
     loss_sum = right = 0.0
-    for step in tqdm(range(first, steps), initial=first, total=steps, unit="step"):
+    for step in progress.bar(range(first, steps), initial=first, total=steps, unit="step"):
         done = step / steps
         for group in optimiser.param_groups:
             group["lr"] = LR * min(done / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * done))
@@ -142,7 +142,7 @@ def pretrain(steps: int, seed: int, out: Path) -> None:
             record = {"step": step + 1, "augmentation": share}
             record |= {"loss": loss_sum / 100, "accuracy": right / 100}
             records.append({key: round(value, 4) for key, value in record.items()})
-            tqdm.write(json.dumps(records[-1]))
+            progress.write(json.dumps(records[-1]))
             loss_sum = right = 0.0
         if (step + 1) % 1000 == 0:
             kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
