@@ -20,6 +20,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FMLORA_CACHE") or platformdirs.user_cache_dir("fmlora-lab"))
 
 
+TEMPORARY = ".writing-"
+"""How the names of files begin that are not whole yet."""
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file that stands at `path` whole or not at all; makes the folder.
 
@@ -27,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)

@@ -18,16 +18,19 @@ Nothing is ever unpickled.
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import TEMPORARY, write_atomically
 
 Arrays = dict[str, np.ndarray]
 
@@ -64,6 +67,21 @@ class RunFolder:
         """Held by the one process that writes this run."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / f"{self.run_id}.lock")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock, and give it back whatever ends the block: a traceback that a notebook
+        keeps would otherwise keep it too. Says so where it has to wait for another process."""
+        lock = self.lock()
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"another process is computing run {self.run_id}; waiting", file=sys.stderr)
+                lock.acquire()
+            yield
+        finally:
+            lock.release(force=True)
 
     @property
     def complete(self) -> bool:
@@ -135,7 +153,10 @@ class FolderKeeper:
         self.lines: list[dict[str, Any]] = []
 
     def load_checkpoint(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """The state to go on from, or None; progress after it is forgotten."""
+        """The state to go on from, or None; progress after it is forgotten, and so is what a
+        killed process had begun to write."""
+        for begun in self.folder.path.rglob(f"{TEMPORARY}*"):
+            begun.unlink()
         self.lines = self.folder.read_progress()
         if not (self.folder.path / "checkpoint.safetensors").exists():
             self.lines = []

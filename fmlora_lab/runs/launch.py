@@ -1,6 +1,7 @@
 """Who computes runs. A launcher takes configurations and yields their runs, in order."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -45,15 +46,22 @@ def processes(workers: int) -> Launcher:
         if len(stored) == len(configs):
             yield from stored  # no process is begun for what is only read
             return
-        how = {"mp_context": get_context("spawn"), "initializer": _use_threads}
+        how = {"mp_context": get_context("spawn"), "initializer": _begin}
         threads = max(1, (os.cpu_count() or 1) // workers)
         with ProcessPoolExecutor(workers, **how, initargs=(threads,)) as pool:
             begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
-            for i, own in enumerate(found):
-                yield begun[i].result() if own is None else own
+            try:
+                for i, own in enumerate(found):
+                    yield begun[i].result() if own is None else own
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else all others would be computed first
+                raise
 
     return launch
 
 
-def _use_threads(threads: int) -> None:
+def _begin(threads: int) -> None:
+    # An interrupt goes to every process of a terminal or kernel; it is to end the work, not to be
+    # the answer to one run before the next is begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(min(threads, torch.get_num_threads()))

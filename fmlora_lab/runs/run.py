@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import Timeout
 
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.tower import Tower
@@ -58,13 +57,7 @@ def run(
     settles = settled(config, len(stream.class_names))
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
-    lock = folder.lock()
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process is computing run {run_id}; waiting", file=sys.stderr)
-        held = lock.acquire()
-    with held:
+    with folder.alone():
         if not folder.complete:
             _compute(settles, model, stream, folder, keep_features)
     stored = Run(folder)

@@ -206,6 +206,6 @@ def stored_run(folder: RunFolder) -> Run:
 
 def delete(folder: RunFolder) -> None:
     """Remove a run from disk, when no process is writing it."""
-    with folder.lock():
+    with folder.alone():
         shutil.rmtree(folder.path)
     Path(folder.lock().lock_file).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from fmlora_lab import restore, run
 from fmlora_lab.config import BadInput
+from fmlora_lab.files import TEMPORARY
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.archive import ship
@@ -201,6 +203,48 @@ def test_what_ends_a_training_gives_the_run_back_to_this_process(
     with RunFolder(tmp_path / "failed", whole.id).lock().acquire(timeout=0):
         assert kept.tb is not None
     same_state(whole, run(small("lora"), tmp_path / "failed"))
+
+
+def test_who_waits_for_a_run_is_told_and_can_be_interrupted(small, tmp_path, monkeypatch, capsys):
+    """The lock is held elsewhere; in the place of time passing, something happens."""
+    whole = run(small("lora"), tmp_path / "whole")
+    held, give_back = threading.Event(), threading.Event()
+    lock = RunFolder(tmp_path / "waited", whole.id).lock()
+
+    def hold():
+        with lock.acquire(timeout=0):
+            held.set()
+            give_back.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(time, "sleep", interrupt)
+        run(small("lora"), tmp_path / "waited")
+    assert f"another process is computing run {whole.id}; waiting" in capsys.readouterr().err
+
+    def end(seconds):
+        give_back.set()
+        holder.join()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", end)
+        same_state(whole, run(small("lora"), tmp_path / "waited"))
+    assert "another process is computing" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_had_begun_to_write_is_gone_when_the_run_goes_on(small, tmp_path):
+    stored = run(small("lora"), tmp_path)
+    (stored.folder.path / "result.json").unlink()
+    for place in (".", "tasks"):
+        (stored.folder.path / place / f"{TEMPORARY}abc").write_bytes(b"half")
+    run(small("lora"), tmp_path)
+    assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
 
 
 def test_result_and_environment_say_what_was_done(small, tmp_path):
