@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import configure, profile_named
 from fmlora_lab.runs.run import run
@@ -48,7 +48,8 @@ def tune(
     unknown = set(methods or ()) - METHODS.keys()
     if unknown:
         raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
-    log: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"methods": {}}
+    check_writable(out.parent)
+    log = _begun(out)
     log["procedure"] = " ".join((__doc__ or "").split())
     for method in methods or [m for m in in_order() if METHODS[m].record.search]:
         tried = []
@@ -64,6 +65,18 @@ def tune(
         log["methods"][method] = {"chosen": best["settings"], "trials": tried}
         text = json.dumps(log, indent=1) + "\n"
         write_atomically(out, lambda file, text=text: file.write(text.encode()))
+    return log
+
+
+def _begun(out: Path) -> dict[str, Any]:
+    """The log as it is, to be added to."""
+    try:
+        log = json.loads(out.read_text("utf-8"))
+        assert isinstance(log["methods"], dict)
+    except FileNotFoundError:
+        return {"methods": {}}
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise BadInput(f"{out} is no log of `fmlora-lab tune`; give a file of its own") from error
     return log
 
 
