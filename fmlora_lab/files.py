@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from errno import EACCES, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,25 +21,96 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FMLORA_CACHE") or platformdirs.user_cache_dir("fmlora-lab"))
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file that stands at `path` whole or not at all; makes the folder.
+TEMPORARY = ".writing-"
+"""How the names of files begin that are not whole yet."""
 
-    The temporary file lies in the same folder, because a rename is atomic only within one
-    file system.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """What the system refuses within the block names this path, unless it names one itself: a full
+    disk names none, and the name of a temporary file says nothing to anyone."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # as an ordinary new file, not for its owner alone
-        os.replace(temporary, path)
+        yield
+    except OSError as error:
+        own = str(error.filename or "")
+        if error.errno is not None and (os.sep not in own or TEMPORARY in own):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def there(path: Path) -> bool:
+    """Whether something stands at a path. OSError where the system does not let us know."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there. OSError names what stands in its way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), str(folder)) from None
+
+
+def check_writable(folder: Path) -> None:
+    """OSError where no file can be made in a folder, or in what it would be made in: to be known
+    before long work whose results go there."""
+    while not there(folder):
+        folder = folder.parent
+    with naming(folder), tempfile.TemporaryFile(prefix=TEMPORARY, dir=folder):
+        pass
+
+
+Write = Callable[[BinaryIO], object]
+
+
+@contextmanager
+def where_it_can_be_kept() -> Iterator[None]:
+    """What is written within the block is not kept on a disk that is there to be read alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (EROFS, EACCES, EPERM):
+            raise
+
+
+def write_atomically(path: Path, write: Write) -> None:
+    """Let `write` fill a file that stands at `path` whole or not at all; makes the folder. OSError
+    names the path that the system refuses."""
+    write_together({path: write})
+
+
+def write_together(files: Mapping[Path, Write]) -> None:
+    """`write_atomically` of files that belong together: a disk that has no room for all of them
+    gets none.
+
+    Each temporary file lies in its file's folder, because a rename is atomic only within one file
+    system.
+    """
+    begun: list[str] = []
+    try:
+        for path, write in files.items():
+            make_folder(path.parent)
+            with naming(path):
+                handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+                begun.append(temporary)
+                with os.fdopen(handle, "wb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(temporary, 0o666 & ~umask)  # as an ordinary new file
+        for path, temporary in zip(files, begun, strict=True):
+            with naming(path):
+                os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        for temporary in begun:
+            with suppress(OSError):
+                os.unlink(temporary)
         raise
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from fmlora_lab import progress
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import configure, profile_named
 from fmlora_lab.runs.run import run
@@ -54,6 +54,7 @@ def tune(
     given = given or {}
     asked = {"profile": profile, "benchmark": benchmark, "orders": orders}
     asked["given"] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    check_writable(out.parent)
     log = _log(out, asked)
     log["procedure"] = " ".join((__doc__ or "").split())
     for method in methods or [m for m in in_order() if METHODS[m].record.search]:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from fmlora_lab.benchmarks.decode import DECODER, decode_all
-from fmlora_lab.files import cache_dir, write_atomically
+from fmlora_lab.files import cache_dir, make_folder, write_atomically
 
 
 def decoded_once(root: Path, files: list[str], size: int) -> tuple[Tensor, str]:
@@ -22,7 +22,7 @@ def decoded_once(root: Path, files: list[str], size: int) -> tuple[Tensor, str]:
     The tensor is mapped from the cache, not read into memory. BadInput lists unreadable files.
     """
     pixels = _place(root, files, size)
-    pixels.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(pixels.parent)
     with FileLock(pixels.with_suffix(".lock")):
         fingerprint = _intact(pixels) or _build(pixels, root, files, size)
         # Copy on write: torch wants writable memory, and the file must stay as it is.

@@ -25,7 +25,7 @@ from filelock import FileLock
 from fmlora_lab import progress
 from fmlora_lab.benchmarks.folders import Chosen, Selection, draw, images_in
 from fmlora_lab.config import BadInput, Hub
-from fmlora_lab.files import cache_dir, write_atomically
+from fmlora_lab.files import cache_dir, make_folder, write_atomically
 
 SPLIT_BY_CONTENT = "fmlora-lab/imagenet-r/"
 ROLES: tuple[str, ...] = ("train", "test")
@@ -85,7 +85,7 @@ def unpacked(name: str, mirror: Path | None = None) -> Path:
     interruption is kept. BadInput names what is wrong: no library, no hub, other counts.
     """
     root = place(name, mirror)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with FileLock(f"{root}.lock"):
         if not (root / "complete.json").exists():
             note = _unpack(DATASETS[name], name, mirror, root)
@@ -212,5 +212,5 @@ def _said(rows: Any, column: str, row: dict[str, Any]) -> str:
 def free_gigabytes() -> float:
     """Free space where datasets are unpacked."""
     folder = cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return shutil.disk_usage(folder).free / 1e9

@@ -1,10 +1,13 @@
 """The commands of `fmlora-lab`, and what a user's error looks like.
 
 Each command imports what it needs when it is called, so that reading stored runs stays quick.
-Bad input is one line on stderr and exit code 2.
+Bad input is one line on stderr and exit code 2, and so is what the system refuses: a full disk, a
+file in a folder's place, a right that is not there.
 """
 
+import os
 import sys
+from errno import EDQUOT, EFBIG, EIO, ENOSPC
 
 import typer
 from pydantic import ValidationError
@@ -35,10 +38,18 @@ def main() -> None:
     """Run the command line; every error a user can cause is one line and exit code 2."""
     try:
         code = app(join_parameters(sys.argv[1:]), standalone_mode=False)
+        sys.stdout.flush()
     except BadInput as error:
         code = _refuse(str(error))
     except ValidationError as error:
         code = _refuse(explain(error))
+    except OSError as error:
+        # Whoever writes a file names it, so what names none was printed.
+        printed = not error.filename and error.errno in (ENOSPC, EDQUOT, EFBIG, EIO)
+        path = "standard output" if printed else error.filename
+        code = _refuse(f"{path}: {error.strerror}" if path else str(error))
+        if printed:  # Python would try it again at the end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         code = 130
     except Exception as error:

@@ -63,6 +63,11 @@ def compare_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
+    if stored is not None:
+        from fmlora_lab import load_runs
+        from fmlora_lab.runs.archive import collections
+
+        load_runs(collections().get(stored, stored))  # what cannot be read is refused at once
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values: dict[str, Any] = {"profile": profile, "orders": orders, "overrides": overrides}

@@ -43,15 +43,15 @@ def merge_run(run_id: str, out: Path, runs_dir: RunsDir = None) -> None:
     from safetensors.torch import save
 
     from fmlora_lab import restore
-    from fmlora_lab.files import write_atomically
+    from fmlora_lab.files import write_together
     from fmlora_lab.runs.stored import find_run, stored_run
 
     state, prompts = restore(stored_run(find_run(run_id, runs_dir))).merge()
-    write_atomically(out, lambda file: file.write(save(state)))
+    beside = out.parent / f"{out.stem}.prompts{out.suffix}"
+    files = {out: save(state)} | ({} if prompts is None else {beside: save({"prompts": prompts})})
+    write_together({path: lambda f, own=own: f.write(own) for path, own in files.items()})
     print(out)
     if prompts is not None:
-        beside = out.with_name(f"{out.stem}.prompts{out.suffix}")
-        write_atomically(beside, lambda file: file.write(save({"prompts": prompts})))
         print(f"{beside}: tokens to put after [CLS]; timm alone does not know them")
 
 

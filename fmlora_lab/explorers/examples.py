@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.files import check_writable
 from fmlora_lab.methods.fm_lora.fm_lora import FMLoRA
-from fmlora_lab.runs.run import parts, restore
+from fmlora_lab.runs.run import restore, stream_of_run
 from fmlora_lab.runs.stored import Run
 
 FLIPPED = 2
@@ -23,8 +24,11 @@ FLIPPED = 2
 def prepare(run: Run) -> None:
     """Keep with a run all that the explorers show of it.
 
-    BadInput for a method that no explorer shows.
+    Needs the test images of a run of FM-LoRA. BadInput for a method that no explorer shows, OSError
+    for a disk on which nothing can be kept.
     """
+    if not run.shipped:
+        check_writable(run.folder.path)
     related(run)
     if run.label.updates == "cores":
         run.derived("truncated", lambda: truncated(run))
@@ -41,7 +45,8 @@ def truncated(run: Run) -> dict[str, Any]:
     be what the run recorded. BadInput where it is not: in a stream whose classes come again the
     head has changed since.
     """
-    learner, (_, stream) = restore(run), parts(RunConfig.model_validate(run.config))
+    learner, config = restore(run), RunConfig.model_validate(run.config)
+    stream = stream_of_run(config, learner.model.image_size)
     method, records = learner.method, [run.task(t) for t in range(run.result["task_files"])]
     assert isinstance(method, FMLoRA)
     chosen = [int(record["rank"].max()) for record in records]

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import nbformat
 
+from fmlora_lab.files import write_atomically
+
 
 def write(folder: Path) -> list[Path]:
     """The copies' paths; the folder is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sorted(Path("notebooks").glob("4?_*.ipynb")):
         page = nbformat.read(source, as_version=4)
         page.cells = [c for c in page.cells if "print" not in c.metadata.get("tags", ())]
         written.append(folder / source.name)
-        nbformat.write(page, written[-1])
+        text = nbformat.writes(page).encode()
+        write_atomically(written[-1], lambda file, text=text: file.write(text))
     return written
 
 

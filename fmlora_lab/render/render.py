@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 
 from fmlora_lab import progress
+from fmlora_lab.files import check_writable
 from fmlora_lab.render.notebooks import (
     OneOfTwo,
     OwnPython,
@@ -23,6 +24,8 @@ from fmlora_lab.render.notebooks import (
     write,
 )
 from fmlora_lab.render.plan import plan
+from fmlora_lab.runs.folder import runs_root
+from fmlora_lab.runs.stored import in_archive
 
 Asked = tuple[Path, Path, Mapping[str, Any]]
 """A notebook, the folder of its results, its parameters."""
@@ -46,7 +49,7 @@ def render(
     notebooks each takes the parameters that it has. `missing_only` leaves out what was rendered
     before with the same parameters; `fresh` computes runs that came with the lab too. Raises
     BadInput, before anything is executed, for an unknown notebook, a parameter that none of them
-    has, or a value that one does not take.
+    has, or a value that one does not take, OSError for a folder that cannot be written.
     """
     if fresh:
         os.environ["FMLORA_FRESH"] = "1"  # for the notebooks' processes
@@ -62,6 +65,10 @@ def render(
     runs, missing = plan([(path, filled) for path, _, filled in planned])
     if runs:
         progress.say(runs)
+    for _, folder, _ in planned:
+        check_writable(folder)
+    if missing and not in_archive(root := runs_root(runs_dir)):
+        check_writable(root)
     places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
     if missing:  # trainings get in each other's way
         return sum(map(_execute, planned, places))

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import there, write_together
 from fmlora_lab.runs.folder import RECORDS, Arrays, DamagedFile, RunFolder, sealed, sealed_arrays
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class Archive:
     """An open archive: its names are read once, its entries when they are asked for."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, file = path, path.open("rb")
         try:
-            self.zip = ZipFile(path)
+            self.zip = ZipFile(file)
             self.names = frozenset(self.zip.namelist())
         except Exception as error:  # damaged bytes raise nearly any type inside zipfile
             raise DamagedFile(path, str(error)) from error
@@ -99,7 +99,7 @@ def _opened(path: Path, modified: int) -> Archive:
 def opened(path: Path) -> Archive:
     """The archive at a path, opened once as long as it does not change. BadInput if there is none,
     DamagedFile if it cannot be read."""
-    if not path.is_file():
+    if not there(path):
         raise BadInput(f"there is no archive {path}")
     return _opened(path, path.stat().st_mtime_ns)
 
@@ -156,9 +156,9 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
     for run in everything.values():
         opens = read.get(run.method_name, ())
         entries |= {f"{run.id}/{name}": content for name, content in _parts(run, opens)}
-    write_atomically(archive, lambda file: file.write(_zipped(entries)))
-    table = _readable(everything.values())
-    write_atomically(archive.with_suffix(".csv"), lambda file: file.write(table.encode()))
+    table = _readable(everything.values()).encode()
+    zipped, beside = _zipped(entries), archive.with_suffix(".csv")
+    write_together({archive: lambda f: f.write(zipped), beside: lambda f: f.write(table)})
     return archive
 
 
@@ -167,18 +167,18 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
     for part, name in (("benchmark", "data"), ("backbone", "weights")):
         if config[part].get(name):
             config[part][name] = PurePosixPath(config[part][name]).name
-    yield "config.json", sealed(config)
-    yield "environment.json", sealed(run.environment | {"method": run.label._asdict()})
-    yield "result.json", sealed(run.result)
+    yield "config.json", sealed(config, None)
+    yield "environment.json", sealed(run.environment | {"method": run.label._asdict()}, None)
+    yield "result.json", sealed(run.result, None)
     if run.shipped:
-        yield RECORDS, sealed_arrays(run.folder.read_arrays(RECORDS)[0], {})
+        yield RECORDS, sealed_arrays(run.folder.read_arrays(RECORDS)[0], {}, None)
     else:
-        yield RECORDS, sealed_arrays(_records(run, opens), {})
+        yield RECORDS, sealed_arrays(_records(run, opens), {}, None)
     for name in run.folder.derived_files():
         if name.endswith(".json"):
-            yield name, sealed(run.folder.read_json(name))
+            yield name, sealed(run.folder.read_json(name), None)
         else:
-            yield name, sealed_arrays(run.folder.read_arrays(name)[0], {})
+            yield name, sealed_arrays(run.folder.read_arrays(name)[0], {}, None)
 
 
 def _records(run: "Run", opens: Collection[str]) -> Arrays:

@@ -10,33 +10,43 @@
       result.json            written last; its presence means complete
       derived/NAME.json      what an analysis once computed of it (or NAME.safetensors)
 
-Every file is written beside its place, synced and moved over it, and carries a SHA-256 of its
-content, so that a truncated or altered file is named and never silently used or recomputed.
-Nothing is ever unpickled.
+Every file is written beside its place, synced and moved over it, and carries a seal: which file of
+which run it is, and a SHA-256 of that and its content. So a truncated or altered file, or one in
+another's place, is named and never silently used or recomputed. Seals of older runs, and those in
+an archive, whose list of entries has a seal of its own, are of the content alone; of these a file
+is known for another by what it says. Nothing is ever unpickled.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import write_atomically
+from fmlora_lab.files import TEMPORARY, make_folder, naming, there, write_atomically
 
 Arrays = dict[str, np.ndarray]
 
+PROGRESS, FEATURES = "progress.jsonl", "features"
 RECORDS = "records.safetensors"
 """Of a shipped run, in the place of checkpoint and tasks: what readers open of these."""
+PLACE = "file_of_run"
+"""Under which a seal says what file of which run it is of."""
+SAYS = {"config.json": "training", "environment.json": "device", "result.json": "acc"}
+"""By what a file whose seal does not say it is known for what it is."""
 
 
 class DamagedFile(BadInput):
-    """A file of a run's folder is truncated or altered."""
+    """A file of a run's folder is lost, truncated, altered or another's."""
 
     def __init__(self, file: Path, why: str):
         self.file, self.why = file, why
@@ -62,8 +72,25 @@ class RunFolder:
 
     def lock(self) -> FileLock:
         """Held by the one process that writes this run."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         return FileLock(self.root / f"{self.run_id}.lock")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock, and give it back whatever ends the block: a traceback that a notebook
+        keeps would otherwise keep it too. Says so where it has to wait for another process."""
+        lock = self.lock()
+        try:
+            with naming(lock.lock_file):
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    said = f"another process is computing run {self.run_id}; waiting"
+                    progress.say(said)
+                    lock.acquire()
+            yield
+        finally:
+            lock.release(force=True)
 
     @property
     def complete(self) -> bool:
@@ -71,48 +98,85 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
-        return (self.path / name).exists()
+        return there(self.path / name)
 
     def derived_files(self) -> list[str]:
         """Names of what was derived, as this class takes them."""
         return sorted(f"derived/{path.name}" for path in self.path.glob("derived/*"))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        return _unseal(self.path / name, self._bytes(name))
+        return self._unsealed(name, self._bytes(name))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        self._write(name, sealed(content))
+        self._write(name, sealed(content, self._place(name)))
 
     def read_progress(self) -> list[dict[str, Any]]:
         """One dictionary an epoch, in order."""
-        if not self.has("progress.jsonl"):
+        if not self.has(PROGRESS):
             return []
-        file = self.path / "progress.jsonl"
-        return [_unseal(file, line) for line in self._bytes("progress.jsonl").splitlines()]
+        lines = self._bytes(PROGRESS).splitlines()
+        return [self._unsealed(PROGRESS, line, f":{i}") for i, line in enumerate(lines, 1)]
 
     def write_progress(self, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps({"sha256": _digest(line), **line}) + "\n" for line in lines)
-        self._write("progress.jsonl", text.encode())
+        sealed_ones = (
+            sealed(line, self._place(f"{PROGRESS}:{i}"), None) for i, line in enumerate(lines, 1)
+        )
+        self._write(PROGRESS, b"".join(sealed_ones))
+
+    def progress_at(self, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+        """The epochs up to a checkpoint of these notes. DamagedFile where there are fewer."""
+        lines = self.read_progress()
+        if len(lines) < checkpoint["lines"]:
+            why = f"{checkpoint['lines'] - len(lines)} of {checkpoint['lines']} epochs are missing"
+            raise DamagedFile(self.path / PROGRESS, why)
+        return lines[: checkpoint["lines"]]
 
     def read_arrays(self, name: str) -> tuple[Arrays, dict[str, Any]]:
         """Arrays by name, and the JSON notes kept with them."""
         file = self.path / name
-        if not self.has(name):
-            raise DamagedFile(file, "it is missing")
         try:
             arrays, metadata = self._opened(name)
-        except (SafetensorError, OSError, ValueError) as error:
+        except FileNotFoundError as error:
+            raise DamagedFile(file, "it is missing") from error
+        except (SafetensorError, ValueError) as error:
             raise DamagedFile(file, str(error)) from error
-        notes = metadata.get("notes", "")
-        if metadata.get("sha256") != _array_digest(arrays, notes):
+        notes, own = metadata.get("notes", ""), metadata.get(PLACE)
+        if metadata.get("sha256") != _array_digest(arrays, notes, own):
             raise DamagedFile(file, "its content does not match its checksum")
+        self._check_place(name, own)
         return arrays, json.loads(notes)
 
     def write_arrays(self, name: str, arrays: Arrays, notes: dict[str, Any]) -> None:
-        self._write(name, sealed_arrays(arrays, notes))
+        self._write(name, sealed_arrays(arrays, notes, self._place(name)))
+
+    def _place(self, name: str) -> str:
+        """What a seal says of a file."""
+        return f"{self.run_id}/{name}"
+
+    def _check_place(self, name: str, own: str | None, line: str = "") -> None:
+        if own not in (None, self._place(name) + line):
+            raise DamagedFile(self.path / name, f"it is {own}")
+
+    def _unsealed(self, name: str, text: bytes, line: str = "") -> dict[str, Any]:
+        """The content of a file of JSON, or of a line of it."""
+        try:
+            content = json.loads(text)
+            seal = content.pop("sha256")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DamagedFile(self.path / name, "it is no whole JSON") from error
+        if seal != _digest(content):
+            raise DamagedFile(self.path / name, "its content does not match its checksum")
+        own = content.pop(PLACE, None)
+        self._check_place(name, own, line)
+        known = SAYS.get(name) in (None, *content)
+        if own is None and not (known and content.get("run_id", self.run_id) == self.run_id):
+            raise DamagedFile(self.path / name, "it is another file")
+        return content
 
     def _opened(self, name: str) -> tuple[Arrays, dict[str, str]]:
         """Arrays and metadata of a safetensors file."""
+        with naming(self.path / name), (self.path / name).open("rb"):
+            pass  # what the system refuses, the library would say in words of its own
         with safe_open(self.path / name, framework="numpy") as opened:
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             return arrays, opened.metadata() or {}
@@ -122,7 +186,8 @@ class RunFolder:
 
     def _bytes(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            with naming(self.path / name):
+                return (self.path / name).read_bytes()
         except FileNotFoundError as error:
             raise DamagedFile(self.path / name, "it is missing") from error
 
@@ -135,13 +200,18 @@ class FolderKeeper:
         self.lines: list[dict[str, Any]] = []
 
     def load_checkpoint(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """The state to go on from, or None; progress after it is forgotten."""
-        self.lines = self.folder.read_progress()
-        if not (self.folder.path / "checkpoint.safetensors").exists():
-            self.lines = []
+        """The state to go on from, or None; progress after it is forgotten, and so is what a
+        killed process had begun to write. DamagedFile where a task's file is lost or damaged:
+        better now than after all the others."""
+        for begun in self.folder.path.rglob(f"{TEMPORARY}*"):
+            begun.unlink()
+        self.lines = []
+        if not self.folder.has("checkpoint.safetensors"):
             return None
         arrays, notes = self.folder.read_arrays("checkpoint.safetensors")
-        self.lines = self.lines[: notes["lines"]]
+        self.lines = self.folder.progress_at(notes)
+        for index in range(notes["position"]["task"]):
+            self.folder.read_arrays(task_file(index))
         return arrays, notes["position"]
 
     def save_checkpoint(self, tensors: Arrays, position: dict[str, Any]) -> None:
@@ -159,17 +229,19 @@ class FolderKeeper:
         self.folder.write_progress(self.lines)
 
 
-def sealed(content: dict[str, Any]) -> bytes:
-    """JSON with the checksum of its content in it."""
-    return (json.dumps({"sha256": _digest(content), **content}, indent=1) + "\n").encode()
+def sealed(content: dict[str, Any], place: str | None, indent: int | None = 1) -> bytes:
+    """JSON with its seal in it: `place` says which file of which run it is, None in an archive."""
+    content = content if place is None else {PLACE: place, **content}
+    return (json.dumps({"sha256": _digest(content), **content}, indent=indent) + "\n").encode()
 
 
-def sealed_arrays(arrays: Arrays, notes: dict[str, Any]) -> bytes:
-    """A safetensors file with the checksum of arrays and notes in its metadata; the same arrays
-    and notes give the same bytes."""
+def sealed_arrays(arrays: Arrays, notes: dict[str, Any], place: str | None) -> bytes:
+    """A safetensors file with its seal in its metadata, as `sealed`; the same arrays, notes and
+    place give the same bytes."""
     arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     text = json.dumps(notes)
-    content = save(arrays, {"notes": text, "sha256": _array_digest(arrays, text)})
+    metadata = {"notes": text, "sha256": _array_digest(arrays, text, place)}
+    content = save(arrays, metadata if place is None else {**metadata, PLACE: place})
     # The library writes the metadata in an order that changes from call to call.
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
@@ -189,19 +261,8 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _unseal(file: Path, text: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-        seal = content.pop("sha256")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise DamagedFile(file, "it is no whole JSON") from error
-    if seal != _digest(content):
-        raise DamagedFile(file, "its content does not match its checksum")
-    return content
-
-
-def _array_digest(arrays: Arrays, notes: str) -> str:
-    digest = hashlib.sha256(notes.encode())
+def _array_digest(arrays: Arrays, notes: str, place: str | None) -> str:
+    digest = hashlib.sha256(f"{place or ''}{notes}".encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -1,6 +1,7 @@
 """Who computes runs. A launcher takes configurations and yields their runs, in order."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -48,12 +49,19 @@ def processes(workers: int) -> Launcher:
         share = max(1, (os.cpu_count() or 1) // workers)
         with ProcessPoolExecutor(workers, **how, initargs=(share,)) as pool:
             begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
-            for i, own in enumerate(found):
-                yield begun[i].result() if own is None else own
+            try:
+                for i, own in enumerate(found):
+                    yield begun[i].result() if own is None else own
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else all others would be computed first
+                raise
 
     return launch
 
 
 def _begin(share: int) -> None:
+    # An interrupt goes to every process of a terminal or kernel; it is to end the work, not to be
+    # the answer to one run before the next is begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threads.use(share)
     progress.beside_others()

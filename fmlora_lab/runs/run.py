@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import Timeout
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmlora_lab import progress, threads
@@ -24,7 +23,7 @@ from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.metrics import accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import shipped
-from fmlora_lab.runs.folder import FolderKeeper, RunFolder, features_file
+from fmlora_lab.runs.folder import FEATURES, FolderKeeper, RunFolder
 from fmlora_lab.runs.identity import check_tower, identity, names_elsewhere, settled
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
@@ -46,10 +45,11 @@ def run(
     With `use_shipped`, a run that came with the lab counts as stored: its numbers are there, its
     weights are not. One process trains a run; another that asks for the same one waits for it and
     reads it. Raises BadInput for what cannot be used, DamagedFile for a stored file that is not as
-    it was written.
+    it was written, OSError, with the path, for what the system refuses: when the cause is gone, the
+    run goes on from its last checkpoint.
     """
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
-        if keep_features and not found.folder.has(features_file(0)):
+        if keep_features and not found.folder.has(FEATURES):
             raise BadInput(
                 f"run {found.id} is stored without its features; compute it anew after "
                 f"`fmlora-lab runs delete {found.id}`"
@@ -61,13 +61,7 @@ def run(
     settles = settled(config, known(config.benchmark, model.image_size, config.data_seed).names)
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
-    lock = folder.lock()
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"another process is computing run {run_id}; waiting")
-        held = lock.acquire()
-    with held:
+    with folder.alone():
         if not folder.complete:
             _compute(settles, model, stream, folder, keep_features)
     stored = Run(folder)
@@ -107,18 +101,19 @@ def _as_asked(stored: Run, config: RunConfig) -> Run:
 def restore(stored: Run) -> Learner:
     """The trained model of a complete run; `merge()` on it gives a plain timm state dict.
 
-    Needs the run's images and weights where its configuration says that they are. BadInput for a
-    run that was shipped, and where there are other weights today.
+    Needs the run's weights where its configuration says that they are, and no images. BadInput for
+    a run that was shipped, and where there are other weights today.
     """
     stored.needs_factors("restore")
     config = RunConfig.model_validate(stored.config)
-    model, stream = parts(config)
+    model = tower_of_run(config)
     if model.fingerprint != stored.environment["weights"]:
         raise BadInput(
             f"run {stored.id} was trained on other weights of {config.backbone.name!r} than there "
             "are today, so its model cannot be restored; give those in backbone.weights"
         )
-    learner = Learner(config, model, len(stream.class_names), torch.device("cpu"))
+    classes = len(stored.environment["class_names"])
+    learner = Learner(config, model, classes, torch.device("cpu"))
     arrays, _ = stored.folder.read_arrays("checkpoint.safetensors")
     # A run of an older version has no banks, or others.
     there = {name.split(".")[0] for name in arrays}
@@ -128,9 +123,15 @@ def restore(stored: Run) -> Learner:
 
 def parts(config: RunConfig) -> tuple[Tower, Stream]:
     """The backbone and the stream of a configuration, read from disk or made."""
+    model = tower_of_run(config)
+    return model, stream_of_run(config, model.image_size)
+
+
+def tower_of_run(config: RunConfig) -> Tower:
+    """The backbone of a configuration, as it was pre-trained."""
     model = load_tower(config.backbone)
     check_tower(config.backbone, model)
-    return model, stream_of_run(config, model.image_size)
+    return model
 
 
 def stream_of_run(config: RunConfig, image_size: int) -> Stream:

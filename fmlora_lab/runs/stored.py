@@ -1,5 +1,6 @@
 """Complete runs as they are on disk or in an archive. Nothing here imports torch."""
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cached_property
@@ -10,8 +11,17 @@ from typing import Any
 import numpy as np
 
 from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
+from fmlora_lab.files import naming, where_it_can_be_kept
 from fmlora_lab.runs.archive import ArchivedRun, archived, opened
-from fmlora_lab.runs.folder import RECORDS, Arrays, RunFolder, features_file, runs_root, task_file
+from fmlora_lab.runs.folder import (
+    FEATURES,
+    RECORDS,
+    Arrays,
+    RunFolder,
+    features_file,
+    runs_root,
+    task_file,
+)
 
 OLD_HEADS = {"head": "trained", "prototype": "means"}
 """Names of heads in runs of format 2 and older."""
@@ -64,8 +74,11 @@ class Run:
         return self.folder.read_json("environment.json")
 
     def progress(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch: task, stage, epoch, loss, seconds."""
-        return self.folder.read_progress()
+        """One dictionary an epoch: task, stage, epoch, loss, seconds. DamagedFile where some are
+        lost: the checkpoint knows how many there are."""
+        if self.shipped:
+            return []
+        return self.folder.progress_at(self.folder.read_arrays("checkpoint.safetensors")[1])
 
     def task(self, index: int) -> Arrays:
         """What the method recorded of task `index` (from 0), by name; of a shipped run only what
@@ -87,7 +100,7 @@ class Run:
 
         BadInput for a run that was not computed with `keep_features`.
         """
-        if not self.folder.has(features_file(index)):
+        if not self.folder.has(FEATURES):
             raise BadInput(f"run {self.id} was computed without keep_features, so it has none")
         arrays = self.folder.read_arrays(features_file(index))[0]
         return [arrays[f"{i}"] for i in range(len(arrays))]
@@ -103,13 +116,15 @@ class Run:
         return self.folder.has(RECORDS)
 
     def derived(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `compute` gives, kept with the run under `name` and read from there afterwards."""
+        """What `compute` gives, kept with the run under `name` and read from there afterwards; on a
+        disk that cannot be written it is computed each time."""
         file = f"derived/{name}.json"
         if self.folder.has(file):
             return self.folder.read_json(file)
         self.needs_factors(name)
         found = compute()
-        self.folder.write_json(file, found)
+        with where_it_can_be_kept():
+            self.folder.write_json(file, found)
         return found
 
     def derived_arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
@@ -119,7 +134,8 @@ class Run:
             return self.folder.read_arrays(file)[0]
         self.needs_factors(name)
         found = compute()
-        self.folder.write_arrays(file, found, {})
+        with where_it_can_be_kept():
+            self.folder.write_arrays(file, found, {})
         return found
 
     def needs_factors(self, what: str) -> None:
@@ -136,10 +152,9 @@ class Run:
         if self.shipped:
             self.folder.read_arrays(RECORDS)
             return
-        self.progress()
         for index in range(self.result["task_files"]):
             self.task(index)
-        self.folder.read_arrays("checkpoint.safetensors")
+        self.progress()  # and the checkpoint
 
     def _label(self) -> MethodLabel:
         """As stored with the run; the registry knows it for runs that are older than labels."""
@@ -175,21 +190,28 @@ def in_archive(root: Path) -> bool:
 def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
     """All complete runs of a runs folder, or of an archive (`NAME.zip`), by name.
 
-    BadInput names a damaged file.
+    BadInput names a damaged file, OSError what cannot be read.
     """
     root = runs_root(runs_dir)
     if in_archive(root):
         return [Run(folder) for folder in archived(root).values()]
-    return [Run(RunFolder(root, path.parent.name)) for path in sorted(root.glob("*/result.json"))]
+    return [Run(RunFolder(root, name)) for name in names_in(root, "result.json")]
+
+
+def names_in(root: Path, having: str) -> list[str]:
+    """The runs of a folder that have this file; none where there is no folder. OSError where it
+    cannot be read."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if RunFolder(root, name).has(having)]
 
 
 def find_run(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
     """The one run whose name begins with `run_id`, complete or not. BadInput if none or several."""
     root = runs_root(runs_dir)
-    if in_archive(root):
-        known = list(archived(root))
-    else:
-        known = [path.parent.name for path in root.glob("*/config.json")]
+    known = list(archived(root)) if in_archive(root) else names_in(root, "config.json")
     found = sorted(name for name in known if name.startswith(run_id))
     if len(found) != 1:
         said = f"it could be {', '.join(found)}" if found else "no run's name begins so"
@@ -206,6 +228,7 @@ def stored_run(folder: RunFolder) -> Run:
 
 def delete(folder: RunFolder) -> None:
     """Remove a run from disk, when no process is writing it."""
-    with folder.lock():
+    with folder.alone(), naming(folder.path):
+        (folder.path / "result.json").unlink(missing_ok=True)  # what is left is no complete run
         shutil.rmtree(folder.path)
     Path(folder.lock().lock_file).unlink(missing_ok=True)

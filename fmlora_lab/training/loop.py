@@ -87,6 +87,8 @@ class Trainer:
                 self._end(task)
                 tensors = {}
                 self._checkpoint()
+        if tensors:  # every task was learned before, and what was measured was not yet written
+            self.learner.load_state(tensors)
         return {
             **asdict(self.at),
             "counts": [len(task.test) for task in self.stream.tasks],

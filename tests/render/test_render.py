@@ -236,6 +236,21 @@ def test_a_killed_rendering_is_finished_by_a_second_call(study):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("name", ["my-env", "ir", None])
+def test_a_notebook_is_executed_by_this_python_whatever_its_kernel_is_called(
+    notebooks, tmp_path, name
+):
+    path = notebooks / "00_good.ipynb"
+    notebook = nbformat.read(path, 4)
+    spec = {"name": name, "display_name": f"{name} of someone", "language": "R"}
+    notebook.metadata = {"kernelspec": spec} if name else {}
+    nbformat.write(notebook, path)
+    assert render(["good"], {}, None, tmp_path / "out", notebooks) == 0
+    facts = json.loads((tmp_path / "out" / "good" / "facts.json").read_text())
+    assert facts["python"] == sys.executable
+
+
+@pytest.mark.process
 def test_two_kernels_have_a_thread_each(notebooks, tmp_path):
     nbformat.write(
         new_notebook(cells=[new_code_cell("import os; print(os.environ['OMP_NUM_THREADS'])")]),

@@ -22,7 +22,7 @@ from fmlora_lab.runs import archive
 from fmlora_lab.runs import identity as identities
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.archive import collections, ship
-from fmlora_lab.runs.run import find_stored, restore
+from fmlora_lab.runs.run import find_stored
 from fmlora_lab.runs.stored import load_runs
 
 KINDS = {

@@ -1,22 +1,32 @@
 """`run`: stored, resumed or computed; the same to the last bit however often it was stopped."""
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fmlora_lab import restore, run
+from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput
+from fmlora_lab.explorers.examples import prepare
+from fmlora_lab.files import TEMPORARY
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.archive import ship
 from fmlora_lab.runs.folder import DamagedFile, FolderKeeper, RunFolder
+from fmlora_lab.runs.frame import frame
 from fmlora_lab.runs.stored import Run, load_runs
 from fmlora_lab.training import loop
 
@@ -203,6 +213,59 @@ def test_what_ends_a_training_gives_the_run_back_to_this_process(
     same_state(whole, run(small("lora"), tmp_path / "failed"))
 
 
+def test_who_waits_for_a_run_is_told_and_can_be_interrupted(small, tmp_path, monkeypatch, capsys):
+    """The lock is held elsewhere; in the place of time passing, something happens."""
+    whole = run(small("lora"), tmp_path / "whole")
+    held, give_back = threading.Event(), threading.Event()
+    lock = RunFolder(tmp_path / "waited", whole.id).lock()
+
+    def hold():
+        with lock.acquire(timeout=0):
+            held.set()
+            give_back.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(time, "sleep", interrupt)
+        run(small("lora"), tmp_path / "waited")
+    assert f"another process is computing run {whole.id}; waiting" in capsys.readouterr().err
+
+    def end(seconds):
+        give_back.set()
+        holder.join()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", end)
+        same_state(whole, run(small("lora"), tmp_path / "waited"))
+    assert "another process is computing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["fm-lora", "sd-lora", "inflora", "ranpac", "joint"])
+def test_a_run_whose_result_alone_is_missing_has_the_same_when_it_is_asked_for(
+    small, tmp_path, method
+):
+    """As when the disk refused the last file: no task is left, and what is kept is counted all
+    the same."""
+    stored = run(small(method, **{"training.epochs": 1}), tmp_path)
+    (stored.folder.path / "result.json").unlink()
+    assert run(small(method, **{"training.epochs": 1}), tmp_path).result == stored.result
+
+
+def test_what_a_killed_process_had_begun_to_write_is_gone_when_the_run_goes_on(small, tmp_path):
+    stored = run(small("lora"), tmp_path)
+    (stored.folder.path / "result.json").unlink()
+    for place in (".", "tasks"):
+        (stored.folder.path / place / f"{TEMPORARY}abc").write_bytes(b"half")
+    run(small("lora"), tmp_path)
+    assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
+
+
 def test_result_and_environment_say_what_was_done(small, tmp_path):
     stored = run(small(), tmp_path)
     result, environment = stored.result, stored.environment
@@ -312,3 +375,89 @@ def test_validation_never_reads_the_test_images(small, tmp_path):
     stored = run(small("linear-probe", evaluate_on="validation"), tmp_path)
     # a quarter of 10 images a class, two classes a task
     assert stored.result["test_images"] == [4, 4]
+
+
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_whatever_file_a_disk_refuses_the_run_goes_on_when_the_cause_is_gone(
+    tiny_config, tmp_path, monkeypatch, same_run, why
+):
+    """A disk that refuses every fourth file, at random, until eight runs have come to their end."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", float("inf"))
+    whole = run(tiny_config("lora"), tmp_path / "whole")
+    sync, draw, refused, done = os.fsync, random.Random(0), set(), 0
+
+    def fsync(handle):
+        if not draw.randrange(4):
+            raise OSError(why, os.strerror(why))  # naming no path, as the system does
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    while done < 8:
+        place = tmp_path / str(done)
+        try:
+            same_run(run(tiny_config("lora"), place), whole)
+            done += 1
+        except OSError as error:
+            refused.add(os.path.relpath(error.filename, place / whole.id))
+            assert os.strerror(why) in str(error) and error.errno == why
+            assert not list(place.rglob(f"{TEMPORARY}*"))
+    assert refused == {
+        *("config.json", "environment.json", "result.json", "progress.jsonl"),
+        *("checkpoint.safetensors", "tasks/00.safetensors", "tasks/01.safetensors"),
+    }
+
+
+def test_a_read_only_disk_is_read_and_what_is_computed_of_its_runs_is_not_kept(
+    small, tmp_path, monkeypatch
+):
+    """A runs folder that was moved there, as the system answers whoever writes."""
+    run(small("lora"), tmp_path / "here")
+    moved = (tmp_path / "here").rename(tmp_path / "there")
+    before = {p: p.read_bytes() for p in moved.rglob("*") if p.is_file()}
+
+    def refuse(*args, dir, **more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    found = run(small("lora"), moved)
+    found.check()
+    assert load_runs(moved) == [found] and restore(found).head.known.all()
+    for computed in ({"of": 1}, {"of": 2}):
+        assert found.derived("few", lambda computed=computed: computed) == computed
+    assert related(found).keys() and not found.folder.derived_files()
+    with pytest.raises(OSError, match="Read-only file system") as refused:
+        prepare(found)  # which is there to keep it
+    assert refused.value.filename == str(found.folder.path)
+    assert {p: p.read_bytes() for p in moved.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("method", ["fm-lora", "lora"])
+def test_a_run_is_read_restored_and_merged_without_its_images(
+    small, images, tmp_path, monkeypatch, call, method
+):
+    lent = shutil.copytree(images, tmp_path / "images")
+    config = small(method, **{"benchmark.data": lent})
+    stored = run(config, tmp_path / "runs", keep_features=True)
+    expected = restore(stored).merge()[0]
+    shutil.rmtree(lent)
+    monkeypatch.setenv("FMLORA_CACHE", str(tmp_path / "no cache"))
+    (found,) = load_runs(tmp_path / "runs")
+    found.check()
+    assert sorted(found.environment["class_names"]) == [f"class{k}" for k in range(4)]
+    assert frame([({"method": method}, found)]).acc[0] == stored.result["acc"]
+    assert len(found.features(1)) == 2 and related(found)
+    runs, out = ("--runs-dir", tmp_path / "runs"), tmp_path / "m.safetensors"
+    assert call("runs", "show", found.id, *runs)[0] == 0
+    code, _, err = call("runs", "merge", found.id, out, *runs)
+    assert code == 0, err
+    merged = load_file(out)
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    code, _, err = call("ship", "mine", "--into", tmp_path, *runs)
+    assert code == 0 and [r.id for r in load_runs(tmp_path / "mine.zip")] == [found.id], err
+    code, out, err = call("examples", found.id, *runs)
+    if method == "fm-lora":  # whose smaller ranks are evaluated on the test images
+        assert code == 2 and str(lent) in err
+    else:
+        assert code == 0, err

@@ -1,6 +1,9 @@
 """A grid states what it says, in its order; a sweep has it, and computes what is not there."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -330,6 +333,43 @@ def test_a_sweep_that_was_ended_goes_on_in_the_same_process(few, tmp_path, monke
     found = sweep(few, tmp_path)
     assert done.parent.name == found.run[0].id
     assert [own.result["task_files"] for own in found.run] == [2, 2]
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+
+from fmlora_lab import grid, sweep
+
+root = Path(sys.argv[1])
+
+def when_one_is_being_trained():
+    while not list(root.glob("*/progress.jsonl")):
+        time.sleep(0.05)  # leaves the processor to the workers
+    os.killpg(os.getpgrp(), signal.SIGINT)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=when_one_is_being_trained, daemon=True).start()
+    sweep(grid("smoke", method="lora", seed=range(6), overrides={"training.epochs": 9}), root,
+          workers=2)
+"""
+
+
+@pytest.mark.process
+def test_an_interrupt_ends_the_workers_too(tmp_path):
+    """As from a terminal or a kernel, to the whole group: none of the other runs is computed."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "runs"],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr
+    assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
 @pytest.mark.unit
