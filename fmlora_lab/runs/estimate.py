@@ -13,6 +13,7 @@ import torch
 from fmlora_lab.backbone.device import compute_type, pick_device
 from fmlora_lab.backbone.tower import TOWERS
 from fmlora_lab.backbone.vit import ViT, load_tower
+from fmlora_lab.benchmarks import select
 from fmlora_lab.benchmarks.hub import DATASETS
 from fmlora_lab.config import Backbone, Benchmark, Domains, Folder, GlyphDomains, Glyphs, RunConfig
 from fmlora_lab.runs.archive import collections
@@ -65,19 +66,13 @@ def sizes(benchmark: Benchmark) -> tuple[int, int, int]:
             return 100 * benchmark.train_images, 100 * benchmark.test_images, benchmark.tasks
         case GlyphDomains():
             return 600 * benchmark.train_images, 600 * benchmark.test_images, 6
-        case Folder():
-            train, test = (_images(benchmark.data / part) for part in ("train", "test"))
-            return sum(train), sum(test), benchmark.tasks
-        case Domains():
-            each = [sum(_images(folder)) for folder in benchmark.data.iterdir() if folder.is_dir()]
-            test = round(benchmark.test_share * sum(each))
-            return sum(each) - test, test, len(each)
+        case Folder() | Domains():
+            counts = select(benchmark, data_seed=0).counts()
+            train = [sum(of) for role, of in counts.items() if role.endswith("train")]
+            tasks = benchmark.tasks if isinstance(benchmark, Folder) else len(train)
+            return sum(train), sum(map(sum, counts.values())) - sum(train), tasks
     counts = DATASETS[benchmark.dataset].counts
     return counts["train"], counts["test"], benchmark.tasks
-
-
-def _images(folder) -> list[int]:
-    return [sum(1 for _ in path.iterdir()) for path in folder.iterdir() if path.is_dir()]
 
 
 @cache

@@ -129,9 +129,10 @@ def parts(config: RunConfig) -> tuple[Tower, Stream]:
 
 def stream_of_run(config: RunConfig, image_size: int) -> Stream:
     """The stream of a configuration, its images square at `image_size`."""
-    stream = load(config.benchmark, image_size, config.order_seed, config.data_seed)
-    check_stream(config.benchmark, image_size, config.data_seed, stream)
-    if config.evaluate_on == "validation":
+    validation = config.evaluate_on == "validation"
+    stream = load(config.benchmark, image_size, config.order_seed, config.data_seed, validation)
+    check_stream(config.benchmark, image_size, config.data_seed, validation, stream)
+    if validation:
         stream = validation_stream(stream, generator(config.data_seed, "validation"))
     return stream
 

@@ -1,7 +1,7 @@
 """One's own images: every kind of file comes out right, or one error says what is wrong.
 
-Most images here are of one colour, which resizing keeps exactly; so a pixel of a stream tells
-which file it came from.
+Most images here are of one colour (own_images.py), so that a pixel of a stream tells which file
+it came from.
 """
 
 import json
@@ -13,19 +13,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_images import (
+    BLUE,
+    GREEN,
+    RED,
+    SIZE,
+    Colour,
+    colour_of,
+    colours,
+    domains,
+    drawn,
+    error,
+    folder,
+    make_domains,
+    make_folders,
+    write,
+)
 from PIL import Image
 
 from fmlora_lab.benchmarks import decode as decoding
 from fmlora_lab.benchmarks import load
 from fmlora_lab.benchmarks.decode import decode
-from fmlora_lab.benchmarks.stream import Images, Stream
-from fmlora_lab.config import BadInput, Domains, Folder
+from fmlora_lab.benchmarks.stream import Stream
+from fmlora_lab.config import Domains, Folder
 
 pytestmark = pytest.mark.unit
 
-SIZE = 8
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-Colour = tuple[int, int, int]
+WHITE = (255, 255, 255)
 
 
 @pytest.fixture(autouse=True)
@@ -42,63 +56,6 @@ def no_decoding(monkeypatch):
         raise AssertionError(f"{path} was decoded again")
 
     return lambda: monkeypatch.setattr(decoding, "decode", refuse)
-
-
-def write(path: Path, colour: Colour, **how) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (10, 12), colour).save(path, **how)
-    return path
-
-
-def colour_of(role: int, label: int, number: int) -> Colour:
-    return role * 50, label * 50, number * 10
-
-
-def make_folders(root: Path, classes=("ant", "bee", "cat", "dog"), train=6, test=4) -> Path:
-    for role, (part, count) in enumerate((("train", train), ("test", test))):
-        for label, name in enumerate(classes):
-            for k in range(count):
-                write(root / part / name / f"{k}.png", colour_of(role, label, k))
-    return root
-
-
-def make_domains(root: Path, domains=("photo", "quick", "sketch"), classes=2, count=10) -> Path:
-    for role, domain in enumerate(domains):
-        for label in range(classes):
-            for k in range(count):
-                write(root / domain / f"class{label}" / f"{k}.png", colour_of(role, label, k))
-    return root
-
-
-def folder(root: Path, size=SIZE, order_seed=0, data_seed=0, **settings) -> Stream:
-    settings = {"tasks": 1, **settings}
-    return load(Folder(data=root, **settings), size, order_seed, data_seed)
-
-
-def domains(root: Path, order_seed=0, data_seed=0, **settings) -> Stream:
-    return load(Domains(data=root, **settings), SIZE, order_seed, data_seed)
-
-
-def colours(images: Images) -> list[Colour]:
-    """The colour of each image, all of whose pixels must agree."""
-    flat = images.pixels.flatten(2)
-    assert (flat == flat[..., :1]).all()
-    return [tuple(pixel) for pixel in flat[..., 0].tolist()]
-
-
-def drawn(stream: Stream, part: str, name: str) -> list[Colour]:
-    """The colours of all images of one class."""
-    label = stream.class_names.index(name)
-    found = [getattr(task, part) for task in stream.tasks]
-    return [c for images in found for c in colours(images[images.labels == label])]
-
-
-def error(load_it, *args, **settings) -> str:
-    with pytest.raises(BadInput) as caught:
-        load_it(*args, **settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # --- from file to pixels -----------------------------------------------------------------------
@@ -444,15 +401,15 @@ def remove(path: Path) -> None:
 LAYOUTS = {
     "no root": (
         lambda root: root.rename(root.with_name("elsewhere")),
-        ["no folder", "data/train", "{train,test}/<class>/*"],
+        ["no folder", "/data;", "{train,test}/<class>/*"],
     ),
     "no train": (
         lambda root: (root / "train").rename(root / "training"),
         ["no folder", "data/train", "{train,test}/<class>/*"],
     ),
     "no test": (
-        lambda root: (root / "test").rename(root / "val"),
-        ["no folder", "data/test", "{train,test}/<class>/*"],
+        lambda root: (root / "test").rename(root / "held-out"),
+        ["no folder", "data/test, only held-out, train; to hold out", "{train,test}/<class>/*"],
     ),
     "class only in train": (
         lambda root: write(root / "train/eel/0.png", RED),

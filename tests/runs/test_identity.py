@@ -334,7 +334,7 @@ def test_without_a_cache_that_can_be_written_names_are_the_same(own, tmp_path, m
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"benchmark.data": "nowhere"}, "there is no folder nowhere/train"),
+        ({"benchmark.data": "nowhere"}, "there is no folder nowhere;"),
         ({"benchmark.tasks": 3}, "4 classes can only be cut into 1, 2, 4 equal tasks"),
         ({"backbone.weights": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
         ({"backbone.name": "vit_of_dreams"}, "backbone.name is 'vit_of_dreams'"),
