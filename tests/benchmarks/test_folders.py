@@ -6,8 +6,10 @@ it came from.
 
 import json
 import os
+import struct
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +196,72 @@ def test_a_range_that_nobody_knows_is_refused(tmp_path):
         Image.fromarray(values).save(tmp_path / f"{name}.tif")
         with pytest.raises(ValueError, match="no known range"):
             decode(tmp_path / f"{name}.tif", 4)
+
+
+def icon(colour: Colour) -> Image.Image:
+    """A disc that alpha alone draws."""
+    image = Image.new("RGBA", (16, 16), colour)
+    image.putalpha(Image.radial_gradient("L").resize((16, 16)))
+    return image
+
+
+SEVERAL = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), BLUE)]}
+LOSING = {
+    "film.gif": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "film.webp": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "film.png": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "pages.tif": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "12-bit.png": (grey16(4095, 7), {}, "at most a sixteenth of the range of their 16 bits"),
+    "int32.tif": (Image.fromarray(np.eye(9, dtype=np.int32) * 255), {}, "nearly black"),
+    "white-on-nothing.png": (icon(WHITE), {}, "are of one colour on white"),
+    "nothing-to-see.png": (halves("RGBA", (*RED, 0), (*BLUE, 0)), {}, "are of one colour on white"),
+    "infrared.tif": (Image.new("RGBX", (16, 16), (1, 2, 3, 4)), {}, "more than three colours"),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_what_an_image_loses_is_said(tmp_path, capsys, name):
+    root = make_folders(tmp_path / "data")
+    image, how, said = LOSING[name]
+    image.save(root / "train/bee" / name, **how)
+    (root / "train/bee" / "again").write_bytes((root / "train/bee" / name).read_bytes())
+    folder(root)
+    err = capsys.readouterr().err
+    assert said in err and f"2 of 42 images under {root} " in err and err.count("\n") == 1
+    assert err.endswith(f": {', '.join(sorted(['train/bee/again', f'train/bee/{name}']))}\n")
+
+
+def deep_colours(path: Path, high: int) -> None:
+    """A PNG of 16 bits a colour, which Pillow reads and does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + crc
+
+    rows = (b"\0" + np.full((4, 3), high, ">u2").tobytes()) * 4
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def test_what_colours_of_16_bits_lose_is_said(tmp_path, capsys):
+    root = make_folders(tmp_path / "data")
+    deep_colours(root / "train/bee/dark.png", 4095)
+    deep_colours(root / "train/bee/light.png", 257 * 40)
+    assert (40, 40, 40) in drawn(folder(root), "train", "bee")
+    said = capsys.readouterr().err
+    assert "1 of 42" in said and said.endswith("nearly black: train/bee/dark.png\n")
+
+
+def test_of_an_image_that_loses_nothing_nothing_is_said(tmp_path, capsys):
+    root = make_folders(tmp_path / "data")
+    for name, (image, how, *_) in KINDS.items():
+        image.save(root / "train/ant" / name, **how)
+    Image.new("RGBA", (16, 16), (*WHITE, 0)).save(root / "train/ant/blank.png")
+    photo = Image.new("RGB", (16, 16), RED)
+    photo.save(root / "train/ant/phone.jpg", "MPO", save_all=True, append_images=[photo])
+    folder(root)
+    assert capsys.readouterr().err == ""
 
 
 # --- class folders -----------------------------------------------------------------------------
