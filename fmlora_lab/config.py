@@ -113,11 +113,14 @@ class GlyphDomains(Settings):
 
 
 class Folder(Settings):
-    """Images of one's own in class folders: `<data>/{train,test}/<class>/*`."""
+    """Images of one's own by class: `<data>/{train,test}/<class>/*`, `<data>/<class>/*`, or a CSV
+    of paths and labels."""
 
     name: Literal["folder"] = "folder"
     data: Path
-    """The folder that holds `train` and `test`."""
+    """The folder that holds `train` and `test`, or the classes; or a CSV."""
+    test_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of every class that is held out for testing, by `data_seed`, where nothing is split."""
     tasks: Tasks = 10
     """Number of tasks, or B50-Inc10, or the number of classes of each task."""
     order: Order = "drawn"
@@ -129,15 +132,17 @@ class Folder(Settings):
 
 
 class Domains(Settings):
-    """Images of one's own in domain folders: `<data>/<domain>/<class>/*`, domain-incremental."""
+    """Images of one's own by domain: `<data>/<domain>/<class>/*`, `<data>/<domain>/{train,test}/
+    <class>/*`, or a CSV of paths, labels and domains. Domain-incremental."""
 
     name: Literal["domains"] = "domains"
     data: Path
-    """The folder that holds the domains."""
+    """The folder that holds the domains, or a CSV."""
     order: Order = "drawn"
     """Of the domains: drawn by `order_seed`, natural (by name), a list, or a file."""
     test_share: float = Field(default=0.3, gt=0, lt=1)
-    """Share of every class of every domain that is held out for testing, by `data_seed`."""
+    """Share of every class of every domain that is held out for testing, by `data_seed`, where
+    nothing is split."""
     train_images: int | None = Field(default=None, ge=1)
     """At most this many training images a class and domain."""
     test_images: int | None = Field(default=None, ge=1)

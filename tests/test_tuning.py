@@ -73,7 +73,7 @@ def test_trials_take_what_a_run_takes_and_several_orders(tmp_path):
     with pytest.raises(BadInput, match=r"log.json has trials of another orders; give the path"):
         tune(out, ["lora"], "smoke", 2, runs, given=given)
     out.write_text("[]")
-    with pytest.raises(BadInput, match=r"log.json is no log of trials"):
+    with pytest.raises(BadInput, match=r"log.json is no log of `fmlora-lab tune`"):
         tune(out, ["lora"], "smoke", 2, runs)
 
 

@@ -15,16 +15,23 @@ from fmlora_lab.config import Benchmark, GlyphDomains, Glyphs, Hub
 __all__ = ["Known", "check_stream", "classes_are_cut", "cut_of", "known", "load", "select"]
 
 
-def load(benchmark: Benchmark, image_size: int, order_seed: int, data_seed: int) -> Stream:
+def load(
+    benchmark: Benchmark,
+    image_size: int,
+    order_seed: int,
+    data_seed: int,
+    with_validation: bool = False,
+) -> Stream:
     """The stream that `benchmark` describes, its images square at `image_size`.
 
-    Glyphs are drawn at 32 pixels whatever `image_size` is; the model resizes them on the device.
+    Validation images of one's own are read only `with_validation`. Glyphs are drawn at 32 pixels
+    whatever `image_size` is; the model resizes them on the device.
     """
     if isinstance(benchmark, Glyphs):
         return load_glyphs(benchmark, order_seed, data_seed)
     if isinstance(benchmark, GlyphDomains):
         return load_glyph_domains(benchmark, order_seed, data_seed)
     name = benchmark.dataset if isinstance(benchmark, Hub) else benchmark.name
-    selection = select(benchmark, data_seed)
+    selection = select(benchmark, data_seed, with_validation)
     tasks = benchmark.tasks if classes_are_cut(benchmark) else None
     return selection.stream(name, tasks, image_size, order_seed, benchmark.order)

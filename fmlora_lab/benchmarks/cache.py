@@ -54,8 +54,8 @@ def _place(root: Path, files: list[str], size: int) -> Path:
 
     The root is part of it: two folders of equal names, sizes and times may differ in content.
     """
-    start = len(str(root)) + 1
-    stamps = [(path[start:], *_stamp(path)) for path in files]
+    start = os.path.join(root, "")  # files of a list may lie elsewhere
+    stamps = [(path.removeprefix(start), *_stamp(path)) for path in files]
     text = json.dumps([DECODER, size, str(root.resolve()), stamps])
     return decoded() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmlora_lab import progress
+from fmlora_lab.benchmarks.layout import say, some
 from fmlora_lab.config import BadInput
 
 DECODER = 1
@@ -20,6 +21,15 @@ BAR_AFTER = 2.0
 
 LISTED = 20
 """Unreadable files that an error names; it counts the rest."""
+
+
+LOSSES = {
+    "frames": "hold several images, of which the first alone is read",
+    "bands": "have more than three colours and transparency, of which the first three are read",
+    "dark": "use at most a sixteenth of the range of their 16 bits, so that they are nearly black",
+    "blank": "are of one colour on white, since all that they show is in their transparency",
+}
+"""What images may lose on their way to three channels of 8 bits, as it is said of them."""
 
 
 def decode(path: Path | str, size: int) -> np.ndarray:
@@ -36,9 +46,12 @@ def decode(path: Path | str, size: int) -> np.ndarray:
 def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
     """Decode `files` in order, on all cores, each as uint8 (3, size, size).
 
-    BadInput, once every file has been tried, lists those under `root` that cannot be read.
+    BadInput, once every file has been tried, lists those under `root` that cannot be read. What
+    others lose (`LOSSES`) is said on stderr.
     """
-    unreadable = []
+    start = os.path.join(root, "")
+    unreadable: list[str] = []
+    losing: dict[str, list[str]] = {}
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         outcomes = progress.bar(
@@ -50,9 +63,12 @@ def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
         )
         for path, outcome in zip(files, outcomes, strict=True):
             if isinstance(outcome, str):
-                unreadable.append(f"{Path(path).relative_to(root)} ({outcome})")
+                unreadable.append(f"{path.removeprefix(start)} ({outcome})")
             else:
-                yield outcome
+                square, losses = outcome
+                for loss in losses:
+                    losing.setdefault(loss, []).append(path.removeprefix(start))
+                yield square
     finally:
         # Without this an interrupt would wait until the whole queue is decoded.
         pool.shutdown(cancel_futures=True)
@@ -62,20 +78,59 @@ def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
             f"{len(unreadable)} of {len(files)} images under {root} cannot be read: "
             f"{'; '.join(unreadable[:LISTED])}{more}"
         )
+    for loss, places in losing.items():
+        say(f"{len(places)} of {len(files)} images under {root} {LOSSES[loss]}: {some(places)}")
 
 
-def _attempt(path: str, size: int) -> np.ndarray | str:
-    """The decoded image, or why there is none."""
+def _attempt(path: str, size: int) -> tuple[np.ndarray, list[str]] | str:
+    """The decoded image and what it has lost, or why there is none."""
     try:
         if os.stat(path).st_size == 0:
             return "the file is empty"
-        return decode(path, size)
+        square = decode(path, size)
+        return square, _losses(path, square)
     except UnidentifiedImageError:
         return "not an image that Pillow knows"
     except OSError as error:
         return error.strerror or str(error)
     except Exception as error:  # damaged bytes raise nearly any type inside Pillow
         return str(error) or type(error).__name__
+
+
+def _losses(path: str, square: np.ndarray) -> list[str]:
+    """Of `LOSSES`, those of an image that was decoded to `square`."""
+    with Image.open(path) as image:
+        raw = str(image.tile[0][3]) if image.tile else ""
+        found = {
+            "frames": _has_more(image),
+            "bands": image.format == "TIFF" and "X" in raw,
+            "dark": square.max() < 64 and _is_dark(image, raw),
+            "blank": image.has_transparency_data and np.ptp(square) == 0 and _hides(image),
+        }
+    return [loss for loss, there in found.items() if there]
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether more than one image is meant. What phones add to a photo (MPO) is not."""
+    try:
+        return image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False)
+    except Exception:  # a damaged second one
+        return True
+
+
+def _is_dark(image: Image.Image, raw: str) -> bool:
+    """Whether a picture of 16 bits has 12 of them or less; of colours Pillow reads the upper 8."""
+    grey = image.mode.startswith("I")
+    return (grey or ";16" in raw) and np.asarray(image).max() < (4096 if grey else 16)
+
+
+def _hides(image: Image.Image) -> bool:
+    """Whether a picture is of one colour on white without being so itself."""
+
+    def flat(picture: Image.Image) -> bool:
+        return all(low == high for low, high in np.reshape(picture.getextrema(), (-1, 2)))
+
+    return flat(_rgb(image)) and not flat(image.convert("RGBA"))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
 from fmlora_lab.benchmarks.cut import arranged, shortest, sizes
-from fmlora_lab.benchmarks.folders import Selection, select_domains, select_folder
+from fmlora_lab.benchmarks.folders import Selection, select_files
 from fmlora_lab.benchmarks.glyphs import streams
 from fmlora_lab.benchmarks.hub import select_hub
 from fmlora_lab.benchmarks.stream import Stream
@@ -25,17 +25,19 @@ class Known(NamedTuple):
 
 
 _asked: dict[tuple, tuple[list[tuple[str, int]], Known]] = {}
-"""What was found in this process, with the modification times of the folders it was found in. A
+"""What was found in this process, with the modification times of where it was found. An image
 file that changes in its place is noticed when it is read, or by the next process."""
 
 
-def known(benchmark: Benchmark, image_size: int, data_seed: int) -> Known:
+def known(
+    benchmark: Benchmark, image_size: int, data_seed: int, with_validation: bool = False
+) -> Known:
     """What `load` would give; only images that were never read are read. BadInput as `load`."""
     if isinstance(benchmark, Glyphs | GlyphDomains):
         names = streams.CHARACTERS if isinstance(benchmark, Glyphs) else streams.DOMAINS
         found = Known(streams.fingerprint(benchmark, data_seed), tuple(names))
     else:
-        found = _of_files(benchmark, image_size, data_seed)
+        found = _of_files(benchmark, image_size, data_seed, with_validation)
     cut_of(benchmark, found.names)  # refuses what does not come out
     return found
 
@@ -55,9 +57,11 @@ def cut_of(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
     return benchmark.model_copy(update=plain)
 
 
-def check_stream(benchmark: Benchmark, image_size: int, data_seed: int, stream: Stream) -> None:
+def check_stream(
+    benchmark: Benchmark, image_size: int, data_seed: int, with_validation: bool, stream: Stream
+) -> None:
     """Forget what was known in this process where other images were read than that."""
-    asked = _key(benchmark, image_size, data_seed)
+    asked = _key(benchmark, image_size, data_seed, with_validation)
     if asked in _asked and _asked[asked][1].fingerprint != stream.fingerprint:
         del _asked[asked]
 
@@ -69,30 +73,33 @@ def classes_are_cut(benchmark: Benchmark) -> TypeGuard[Glyphs | Folder | Hub]:
     return isinstance(benchmark, Glyphs | Folder)
 
 
-def _of_files(benchmark: Folder | Domains | Hub, image_size: int, data_seed: int) -> Known:
-    asked = _key(benchmark, image_size, data_seed)
+def _of_files(
+    benchmark: Folder | Domains | Hub, image_size: int, data_seed: int, with_validation: bool
+) -> Known:
+    asked = _key(benchmark, image_size, data_seed, with_validation)
     if asked in _asked and all(_modified(f) == at for f, at in _asked[asked][0]):
         return _asked[asked][1]
-    selection = select(benchmark, data_seed)
-    folders = [(folder, _modified(folder)) for folder in selection.folders()]
+    selection = select(benchmark, data_seed, with_validation)
+    watched = [(place, _modified(place)) for place in selection.watched()]
     found = Known(selection.fingerprint(image_size), ordered(benchmark, selection))
-    _asked[asked] = folders, found
+    _asked[asked] = watched, found
     return found
 
 
-def _key(benchmark: Benchmark, image_size: int, data_seed: int) -> tuple:
-    return benchmark.model_dump_json(exclude={"tasks", "order"}), image_size, data_seed
+def _key(benchmark: Benchmark, image_size: int, data_seed: int, with_validation: bool) -> tuple:
+    plain = benchmark.model_dump_json(exclude={"tasks", "order"})
+    return plain, image_size, data_seed, with_validation
 
 
-def select(benchmark: Folder | Domains | Hub, data_seed: int) -> Selection:
+def select(
+    benchmark: Folder | Domains | Hub, data_seed: int, with_validation: bool = False
+) -> Selection:
     """The files of a benchmark of files. BadInput where they are not there, not laid out so, or
     cannot be cut or ordered as asked."""
-    if isinstance(benchmark, Folder):
-        selection = select_folder(benchmark, data_seed)
-    elif isinstance(benchmark, Domains):
-        selection = select_domains(benchmark, data_seed)
-    else:
+    if isinstance(benchmark, Hub):
         selection = select_hub(benchmark, data_seed)
+    else:
+        selection = select_files(benchmark, data_seed, with_validation)
     cut_of(benchmark, ordered(benchmark, selection))
     return selection
 
@@ -102,8 +109,8 @@ def ordered(benchmark: Benchmark, selection: Selection) -> tuple[str, ...]:
     return selection.names if classes_are_cut(benchmark) else selection.domains
 
 
-def _modified(folder: str) -> int:
+def _modified(place: str) -> int:
     try:
-        return os.stat(folder).st_mtime_ns
+        return os.stat(place).st_mtime_ns
     except OSError:
         return -1

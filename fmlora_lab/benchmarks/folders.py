@@ -1,4 +1,4 @@
-"""Images of one's own: class folders and domain folders, cut into a stream of tasks.
+"""Images of one's own, in folders or in a list of files, cut into a stream of tasks.
 
 Which images are drawn for a class depends on `data_seed`, the class and its files alone, so
 that another class, or another cap, moves none of them.
@@ -8,13 +8,25 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fmlora_lab.benchmarks.cache import decoded_once, digest_of
+from fmlora_lab.benchmarks.layout import (
+    ALL,
+    Layout,
+    Part,
+    Seen,
+    nfc,
+    of_domains,
+    of_folder,
+    say,
+    some,
+)
+from fmlora_lab.benchmarks.listed import of_list
 from fmlora_lab.benchmarks.stream import (
     Images,
     Stream,
@@ -29,6 +41,9 @@ Chosen = dict[str, list[list[str]]]
 """For every role ("train", or "sketch/test") the files of each class, classes in order. Files are
 plain strings: making tens of thousands of Path objects takes longer than looking at the files."""
 
+LISTS = (".csv", ".tsv")
+"""Suffixes of a file of paths and labels."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -38,17 +53,18 @@ class Selection:
     chosen: Chosen
     names: tuple[str, ...]
     """Of the classes."""
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def files(self) -> list[str]:
         return [file for classes in self.chosen.values() for group in classes for file in group]
 
-    def folders(self) -> list[str]:
-        """Every folder in which a file could be added or lost."""
+    def watched(self) -> list[str]:
+        """Every folder in which a file could be added or lost, and the sources."""
         inner = {Path(folder) for folder in {file.rpartition(os.sep)[0] for file in self.files}}
         outer = {parent for folder in inner for parent in folder.parents}
         every = inner | {parent for parent in outer if parent.is_relative_to(self.root)}
-        return sorted(map(str, every))
+        return sorted({*map(str, every), *map(str, self.seen.sources)})
 
     def fingerprint(self, size: int) -> str:
         """The stream's at this size; decodes only what never was."""
@@ -58,7 +74,7 @@ class Selection:
         """The images of every role, and the fingerprint of pixels, labels, names and roles."""
         pixels, digest = decoded_once(self.root, self.files, size)
         images, start = {}, 0
-        for role, sizes in self._counts().items():
+        for role, sizes in self.counts().items():
             labels = torch.arange(len(self.names)).repeat_interleave(torch.tensor(sizes))
             images[role] = Images(pixels, labels, torch.arange(start, start + len(labels)))
             start += len(labels)
@@ -76,114 +92,85 @@ class Selection:
         a domain. BadInput where images cannot be read."""
         images, mark = self.images(size)
         if tasks is not None:
-            train, test = images["train"], images["test"]
+            train, test, validation = images["train"], images["test"], images.get("validation")
             return class_incremental(
-                name, train, test, self.names, tasks, order_seed, mark, order=order
+                name, train, test, self.names, tasks, order_seed, mark, validation, order
             )
-        cut = [(d, images[f"{d}/train"], images[f"{d}/test"]) for d in self.domains]
+        domains: dict[str, list[Images]] = {}
+        for role, own in images.items():
+            domains.setdefault(role.rpartition("/")[0], []).append(own)
+        cut = [(domain, *own) for domain, own in domains.items()]
         return domain_incremental(name, cut, self.names, order_seed, mark, order)
 
     @property
     def domains(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(role.rpartition("/")[0] for role in self.chosen))
 
-    def _counts(self) -> dict[str, list[int]]:
+    def counts(self) -> dict[str, list[int]]:
+        """The images of each class, by role."""
         return {role: [len(group) for group in classes] for role, classes in self.chosen.items()}
 
     def _fingerprint(self, digest: str) -> str:
-        return content_fingerprint(digest, json.dumps([self.names, self._counts()]))
+        for note in self.seen.notes:  # nothing was refused
+            say(note)
+        return content_fingerprint(digest, json.dumps([self.names, self.counts()]))
 
 
-SIDECARS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
-"""Files that lie beside images and are not meant as images. Any other must be one."""
+def select_files(
+    settings: Folder | Domains, data_seed: int, with_validation: bool = False
+) -> Selection:
+    """The files in folders or in a CSV: the split that is there, or `test_share` of every class (of
+    every domain) held out. The caps draw from what is on either side.
 
-
-def select_folder(settings: Folder, data_seed: int) -> Selection:
-    """Files of `<data>/{train,test}/<class>/*`.
-
-    BadInput where the folders are not laid out so.
+    Validation images, where there are such beside test images, are taken only `with_validation`.
+    BadInput where the images are laid out otherwise.
     """
-    root = settings.data.expanduser()
-    expected = f"{root}/{{train,test}}/<class>/*"
-    for role in ("train", "test"):
-        if not (root / role).is_dir():
-            raise BadInput(f"there is no folder {root / role}; expected is {expected}")
-    names = _common_classes([root / "train", root / "test"], expected)
-    chosen: Chosen = {
-        role: [draw(images_in(root / role / name, 1), cap, data_seed, role, name) for name in names]
-        for role, cap in (("train", settings.train_images), ("test", settings.test_images))
-    }
-    return Selection(root, chosen, names)
-
-
-def select_domains(settings: Domains, data_seed: int) -> Selection:
-    """Files of `<data>/<domain>/<class>/*`.
-
-    `test_share` of every class of every domain is held out first; the caps draw from what is on
-    either side. BadInput as for `select_folder`.
-    """
-    root = settings.data.expanduser()
-    expected = f"{root}/<domain>/<class>/*"
-    domains = _subfolders(root) if root.is_dir() else []
-    if not domains:
-        raise BadInput(f"there are no domain folders in {root}; expected is {expected}")
-    names = _common_classes([root / domain for domain in domains], expected)
-    caps = {"train": settings.train_images, "test": settings.test_images}
-    chosen: Chosen = {f"{domain}/{role}": [] for domain in domains for role in caps}
-    for domain in domains:
-        for name in names:
-            files = images_in(root / domain / name, 2)
-            halves = _split(files, settings.test_share, data_seed, domain, name)
-            for (role, cap), half in zip(caps.items(), halves, strict=True):
-                chosen[f"{domain}/{role}"].append(draw(half, cap, data_seed, role, domain, name))
-    return Selection(root, chosen, names)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _common_classes(folders: list[Path], expected: str) -> tuple[str, ...]:
-    """The names of the class folders, which must be the same in each of `folders`."""
-    first = folders[0]
-    names = _subfolders(first)
-    if len(names) < 2:
+    root, by_domain = settings.data.expanduser(), isinstance(settings, Domains)
+    if root.suffix.lower() in LISTS and not os.path.isdir(root):
+        layout = of_list(root, by_domain, with_validation)
+    elif os.path.isfile(root):
         raise BadInput(
-            f"{first} has {len(names)} class folders, at least 2 are needed; expected is {expected}"
+            f"benchmark.data is the file {root}; expected is a folder (unpack archives), or a "
+            f"file of paths and labels that ends in {' or '.join(LISTS)}"
         )
-    for other in folders[1:]:
-        found = set(_subfolders(other))
-        for here, there, lonely in (
-            (first, other, sorted(set(names) - found)),
-            (other, first, sorted(found - set(names))),
-        ):
-            if lonely:
-                more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-                raise BadInput(
-                    f"{here} and {there} must hold the same class folders, but only {here} has "
-                    f"{', '.join(lonely[:5])}{more}; expected is {expected}"
-                )
-    return tuple(names)
+    else:
+        layout = (of_domains if by_domain else of_folder)(root, with_validation)
+    names = layout.names()
+    _check_share(settings, layout, names)
+    chosen: Chosen = {}
+    for at, parts in layout.parts.items():
+        for name in names:
+            for role, files in _of_class(parts, name, settings.test_share, data_seed, at).items():
+                cap = settings.train_images if role == "train" else settings.test_images
+                drawn = draw(files, cap, data_seed, role, *at, name)
+                chosen.setdefault("/".join((*at, role)), []).append(drawn)
+    return Selection(layout.root, chosen, names, layout.seen)
 
 
-def images_in(folder: Path, at_least: int) -> list[str]:
-    """The image files of a class folder, sorted by name."""
-    names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                raise BadInput(
-                    f"{entry.path} is a folder; expected are image files directly in {folder}"
-                )
-            if not entry.name.lower().endswith(SIDECARS):
-                names.append(entry.name)
-    if len(names) < at_least:
-        raise BadInput(f"{folder} holds {len(names)} images; expected is at least {at_least}")
-    start = os.path.join(folder, "")
-    return [start + name for name in sorted(names)]
+def _of_class(
+    parts: dict[str, Part], name: str, share: float, data_seed: int, at: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """The files of one class (of the domain `at`) by role."""
+    if ALL not in parts:
+        return {role: part.files(nfc(name), 1) for role, part in parts.items()}
+    train, test = _split(parts[ALL].files(nfc(name), 2), share, data_seed, *at, name)
+    return {"train": train, "test": test}
+
+
+def _check_share(settings: Folder | Domains, layout: Layout, names: tuple[str, ...]) -> None:
+    """Note what is held out; BadInput where nothing has to be, but a share was asked for."""
+    share, default = settings.test_share, type(settings).model_fields["test_share"].default
+    if ALL in next(iter(layout.parts.values())):
+        layout.seen.notes.append(
+            f"{settings.data} is not split: {share:.0%} of the images of each of its "
+            f"{len(names)} classes ({some(list(names))}) are held out for testing, by data_seed "
+            "(benchmark.test_share)"
+        )
+    elif share != default:
+        raise BadInput(
+            f"benchmark.test_share is {share}, but {settings.data} has test images of its own; "
+            "leave the setting out"
+        )
 
 
 def draw(files: list[str], cap: int | None, data_seed: int, *purpose: str) -> list[str]:
@@ -193,10 +180,10 @@ def draw(files: list[str], cap: int | None, data_seed: int, *purpose: str) -> li
 
 
 def _split(
-    files: list[str], share: float, data_seed: int, domain: str, name: str
+    files: list[str], share: float, data_seed: int, *purpose: str
 ) -> tuple[list[str], list[str]]:
     """The files of one class to train on, and the `share` of them that is held out."""
-    drawn = _generator(data_seed, "split", domain, name).integers(2**63)
+    drawn = _generator(data_seed, "split", *purpose).integers(2**63)
     seed = torch.Generator().manual_seed(int(drawn))
     held_out = stratified(torch.zeros(len(files)), share, seed).tolist()
     train = [file for file, held in zip(files, held_out, strict=True) if not held]

@@ -23,7 +23,8 @@ from typing import Any
 from filelock import FileLock
 
 from fmlora_lab import progress
-from fmlora_lab.benchmarks.folders import Chosen, Selection, draw, images_in
+from fmlora_lab.benchmarks.folders import Chosen, Selection, draw
+from fmlora_lab.benchmarks.layout import images_in
 from fmlora_lab.config import BadInput, Hub
 from fmlora_lab.files import cache_dir, make_folder, write_atomically
 

@@ -11,7 +11,7 @@ RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
 ]
 BenchmarkName = Annotated[str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")]
-Data = Annotated[Path | None, typer.Option(help="Root of one's own images.")]
+Data = Annotated[Path | None, typer.Option(help="Root of one's own images, or a .csv of them.")]
 Tasks = Annotated[
     str | None, typer.Option(help="Number of tasks, B50-Inc10, or a list: '[5,1,1]'.")
 ]

@@ -69,15 +69,12 @@ def stream_sizes(benchmark: Benchmark) -> tuple[int, int, int]:
         case GlyphDomains():
             return 600 * benchmark.train_images, 600 * benchmark.test_images, 6
         case Folder() | Domains():
-            selection = select(benchmark, 0)
-            train, test = (
-                sum(len(files) for role, of in selection.chosen.items() for files in of
-                    if role.endswith(part))
-                for part in ("train", "test")
-            )  # fmt: skip
+            selection = select(benchmark, data_seed=0)
+            counts, names = selection.counts(), selection.names
+            train = sum(sum(of) for role, of in counts.items() if role.endswith("train"))
             cut = isinstance(benchmark, Folder)
-            tasks = len(sizes(benchmark.tasks, len(selection.names)) if cut else selection.domains)
-            return train, test, tasks
+            tasks = len(sizes(benchmark.tasks, len(names)) if cut else selection.domains)
+            return train, sum(map(sum, counts.values())) - train, tasks
     source = DATASETS[benchmark.dataset]
     tasks = len(sizes(benchmark.tasks, source.classes))
     return source.counts["train"], source.counts["test"], tasks

@@ -29,7 +29,8 @@ class TowerFacts(NamedTuple):
 def identity(config: RunConfig) -> str:
     """The run's name: 16 hexadecimal digits. BadInput for images or weights that are not there."""
     facts = tower_facts(config.backbone)
-    found = known(config.benchmark, facts.image_size, config.data_seed)
+    validation = config.evaluate_on == "validation"
+    found = known(config.benchmark, facts.image_size, config.data_seed, validation)
     return settled(config, found.names).run_id(found.fingerprint, facts.fingerprint)
 
 

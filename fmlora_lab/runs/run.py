@@ -58,7 +58,9 @@ def run(
     if planning.active:
         raise planning.UpToHere
     model, stream = parts(config)
-    settles = settled(config, known(config.benchmark, model.image_size, config.data_seed).names)
+    validation = config.evaluate_on == "validation"
+    found = known(config.benchmark, model.image_size, config.data_seed, validation)
+    settles = settled(config, found.names)
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
@@ -136,9 +138,10 @@ def tower_of_run(config: RunConfig) -> Tower:
 
 def stream_of_run(config: RunConfig, image_size: int) -> Stream:
     """The stream of a configuration, its images square at `image_size`."""
-    stream = load(config.benchmark, image_size, config.order_seed, config.data_seed)
-    check_stream(config.benchmark, image_size, config.data_seed, stream)
-    if config.evaluate_on == "validation":
+    validation = config.evaluate_on == "validation"
+    stream = load(config.benchmark, image_size, config.order_seed, config.data_seed, validation)
+    check_stream(config.benchmark, image_size, config.data_seed, validation, stream)
+    if validation:
         stream = validation_stream(stream, generator(config.data_seed, "validation"))
     return stream
 

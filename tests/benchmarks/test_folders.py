@@ -1,33 +1,49 @@
 """One's own images: every kind of file comes out right, or one error says what is wrong.
 
-Most images here are of one colour, which resizing keeps exactly; so a pixel of a stream tells
-which file it came from.
+Most images here are of one colour (own_images.py), so that a pixel of a stream tells which file
+it came from.
 """
 
 import json
 import os
+import struct
 import threading
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_images import (
+    BLUE,
+    GREEN,
+    RED,
+    SIZE,
+    Colour,
+    colour_of,
+    colours,
+    domains,
+    drawn,
+    error,
+    folder,
+    make_domains,
+    make_folders,
+    write,
+)
 from PIL import Image
 
 from fmlora_lab.benchmarks import decode as decoding
 from fmlora_lab.benchmarks import load
 from fmlora_lab.benchmarks.decode import decode
 from fmlora_lab.benchmarks.stream import Images, Stream, together, validation_stream
-from fmlora_lab.config import BadInput, Domains, Folder
+from fmlora_lab.config import Domains, Folder
 from fmlora_lab.training.loop import as_one_task
 
 pytestmark = pytest.mark.unit
 
-SIZE = 8
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-Colour = tuple[int, int, int]
+WHITE = (255, 255, 255)
 
 
 @pytest.fixture(autouse=True)
@@ -44,63 +60,6 @@ def no_decoding(monkeypatch):
         raise AssertionError(f"{path} was decoded again")
 
     return lambda: monkeypatch.setattr(decoding, "decode", refuse)
-
-
-def write(path: Path, colour: Colour, **how) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (10, 12), colour).save(path, **how)
-    return path
-
-
-def colour_of(role: int, label: int, number: int) -> Colour:
-    return role * 50, label * 50, number * 10
-
-
-def make_folders(root: Path, classes=("ant", "bee", "cat", "dog"), train=6, test=4) -> Path:
-    for role, (part, count) in enumerate((("train", train), ("test", test))):
-        for label, name in enumerate(classes):
-            for k in range(count):
-                write(root / part / name / f"{k}.png", colour_of(role, label, k))
-    return root
-
-
-def make_domains(root: Path, domains=("photo", "quick", "sketch"), classes=2, count=10) -> Path:
-    for role, domain in enumerate(domains):
-        for label in range(classes):
-            for k in range(count):
-                write(root / domain / f"class{label}" / f"{k}.png", colour_of(role, label, k))
-    return root
-
-
-def folder(root: Path, size=SIZE, order_seed=0, data_seed=0, **settings) -> Stream:
-    settings = {"tasks": 1, **settings}
-    return load(Folder(data=root, **settings), size, order_seed, data_seed)
-
-
-def domains(root: Path, order_seed=0, data_seed=0, **settings) -> Stream:
-    return load(Domains(data=root, **settings), SIZE, order_seed, data_seed)
-
-
-def colours(images: Images) -> list[Colour]:
-    """The colour of each image, all of whose pixels must agree."""
-    flat = images.pixels.flatten(2)
-    assert (flat == flat[..., :1]).all()
-    return [tuple(pixel) for pixel in flat[..., 0].tolist()]
-
-
-def drawn(stream: Stream, part: str, name: str) -> list[Colour]:
-    """The colours of all images of one class."""
-    label = stream.class_names.index(name)
-    found = [getattr(task, part) for task in stream.tasks]
-    return [c for images in found for c in colours(images[images.labels == label])]
-
-
-def error(load_it, *args, **settings) -> str:
-    with pytest.raises(BadInput) as caught:
-        load_it(*args, **settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # --- from file to pixels -----------------------------------------------------------------------
@@ -239,6 +198,72 @@ def test_a_range_that_nobody_knows_is_refused(tmp_path):
         Image.fromarray(values).save(tmp_path / f"{name}.tif")
         with pytest.raises(ValueError, match="no known range"):
             decode(tmp_path / f"{name}.tif", 4)
+
+
+def icon(colour: Colour) -> Image.Image:
+    """A disc that alpha alone draws."""
+    image = Image.new("RGBA", (16, 16), colour)
+    image.putalpha(Image.radial_gradient("L").resize((16, 16)))
+    return image
+
+
+SEVERAL = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), BLUE)]}
+LOSING = {
+    "film.gif": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "film.webp": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "film.png": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "pages.tif": (Image.new("RGB", (16, 16), RED), SEVERAL, "hold several images"),
+    "12-bit.png": (grey16(4095, 7), {}, "at most a sixteenth of the range of their 16 bits"),
+    "int32.tif": (Image.fromarray(np.eye(9, dtype=np.int32) * 255), {}, "nearly black"),
+    "white-on-nothing.png": (icon(WHITE), {}, "are of one colour on white"),
+    "nothing-to-see.png": (halves("RGBA", (*RED, 0), (*BLUE, 0)), {}, "are of one colour on white"),
+    "infrared.tif": (Image.new("RGBX", (16, 16), (1, 2, 3, 4)), {}, "more than three colours"),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_what_an_image_loses_is_said(tmp_path, capsys, name):
+    root = make_folders(tmp_path / "data")
+    image, how, said = LOSING[name]
+    image.save(root / "train/bee" / name, **how)
+    (root / "train/bee" / "again").write_bytes((root / "train/bee" / name).read_bytes())
+    folder(root)
+    err = capsys.readouterr().err
+    assert said in err and f"2 of 42 images under {root} " in err and err.count("\n") == 1
+    assert err.endswith(f": {', '.join(sorted(['train/bee/again', f'train/bee/{name}']))}\n")
+
+
+def deep_colours(path: Path, high: int) -> None:
+    """A PNG of 16 bits a colour, which Pillow reads and does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + crc
+
+    rows = (b"\0" + np.full((4, 3), high, ">u2").tobytes()) * 4
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def test_what_colours_of_16_bits_lose_is_said(tmp_path, capsys):
+    root = make_folders(tmp_path / "data")
+    deep_colours(root / "train/bee/dark.png", 4095)
+    deep_colours(root / "train/bee/light.png", 257 * 40)
+    assert (40, 40, 40) in drawn(folder(root), "train", "bee")
+    said = capsys.readouterr().err
+    assert "1 of 42" in said and said.endswith("nearly black: train/bee/dark.png\n")
+
+
+def test_of_an_image_that_loses_nothing_nothing_is_said(tmp_path, capsys):
+    root = make_folders(tmp_path / "data")
+    for name, (image, how, *_) in KINDS.items():
+        image.save(root / "train/ant" / name, **how)
+    Image.new("RGBA", (16, 16), (*WHITE, 0)).save(root / "train/ant/blank.png")
+    photo = Image.new("RGB", (16, 16), RED)
+    photo.save(root / "train/ant/phone.jpg", "MPO", save_all=True, append_images=[photo])
+    folder(root)
+    assert capsys.readouterr().err == ""
 
 
 # --- class folders -----------------------------------------------------------------------------
@@ -446,15 +471,15 @@ def remove(path: Path) -> None:
 LAYOUTS = {
     "no root": (
         lambda root: root.rename(root.with_name("elsewhere")),
-        ["no folder", "data/train", "{train,test}/<class>/*"],
+        ["no folder", "/data;", "{train,test}/<class>/*"],
     ),
     "no train": (
         lambda root: (root / "train").rename(root / "training"),
         ["no folder", "data/train", "{train,test}/<class>/*"],
     ),
     "no test": (
-        lambda root: (root / "test").rename(root / "val"),
-        ["no folder", "data/test", "{train,test}/<class>/*"],
+        lambda root: (root / "test").rename(root / "held-out"),
+        ["no folder", "data/test, only held-out, train; to hold out", "{train,test}/<class>/*"],
     ),
     "class only in train": (
         lambda root: write(root / "train/eel/0.png", RED),

@@ -390,7 +390,7 @@ def test_without_a_cache_that_can_be_written_names_are_the_same(own, tmp_path, m
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"benchmark.data": "nowhere"}, "there is no folder nowhere/train"),
+        ({"benchmark.data": "nowhere"}, "there is no folder nowhere;"),
         ({"benchmark.tasks": 5}, "benchmark.tasks is 5; allowed for 4 classes: 1 to 4"),
         ({"benchmark.order": "pilot-x"}, "benchmark.order is 'pilot-x'; allowed: drawn, natural"),
         ({"backbone.weights": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
