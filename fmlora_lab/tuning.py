@@ -86,12 +86,10 @@ def _log(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
         known = {"asked": asked, **log}["asked"]
         log["methods"].keys()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(
-            f"{out} is no log of `fmlora-lab tune`; give the path of a new file"
-        ) from error
+        raise BadInput(f"{out} is no log of `fmlora-lab tune`; give a file of its own") from error
     if known != asked:
         differ = ", ".join(key for key in asked if known.get(key) != asked[key])
-        raise BadInput(f"{out} has trials of another {differ}; give the path of a new file")
+        raise BadInput(f"{out} has trials of another {differ}; give a file of its own")
     return {**log, "asked": asked}
 
 

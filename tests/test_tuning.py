@@ -70,7 +70,7 @@ def test_trials_take_what_a_run_takes_and_several_orders(tmp_path):
     assert all(run.config["benchmark"]["tasks"] == [50, 25, 25] for run in found)
     accs = sorted(run.result["acc"] for run in found)
     assert sum(trial["acc"] for trial in trials) / 2 == pytest.approx(sum(accs) / 4)
-    with pytest.raises(BadInput, match=r"log.json has trials of another orders; give the path"):
+    with pytest.raises(BadInput, match=r"log.json has trials of another orders; give a file"):
         tune(out, ["lora"], "smoke", 2, runs, given=given)
     out.write_text("[]")
     with pytest.raises(BadInput, match=r"log.json is no log of `fmlora-lab tune`"):

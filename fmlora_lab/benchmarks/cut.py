@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmlora_lab.benchmarks.layout import nfc
 from fmlora_lab.config import CUT, BadInput
 
 PUBLISHED = tomllib.loads(Path(__file__).with_name("orders.toml").read_text("utf-8"))
@@ -121,7 +122,7 @@ def _of_file(file: Path) -> list[str | int]:
 def _positions(
     entries: Sequence[str | int], names: Sequence[str], what: str, where: str
 ) -> list[int]:
-    place = {name: k for k, name in enumerate(names)}
+    place = {nfc(name): k for k, name in enumerate(names)}
     numbers = all(str(entry).isdecimal() for entry in entries)
     if numbers and not all(str(entry) in place for entry in entries):
         entries = [int(entry) for entry in entries]
@@ -130,7 +131,9 @@ def _positions(
             f"benchmark.order: {what} have numbers for names, so that numbers in {where} may be "
             'names or positions; write names as text, such as "7"'
         )
-    found = [entry if type(entry) is int else place.get(str(entry), entry) for entry in entries]
+    found = [
+        entry if type(entry) is int else place.get(nfc(str(entry)), entry) for entry in entries
+    ]
     unknown = [entry for entry in found if type(entry) is not int or not 0 <= entry < len(names)]
     twice = [entry for entry in dict.fromkeys(found) if found.count(entry) > 1]
     left = [name for k, name in enumerate(names) if k not in set(found)]

@@ -23,7 +23,7 @@ from fmlora_lab import run
 from fmlora_lab.benchmarks import known, load
 from fmlora_lab.benchmarks.layout import say
 from fmlora_lab.config import Folder
-from fmlora_lab.runs.estimate import sizes
+from fmlora_lab.runs.estimate import stream_sizes
 
 pytestmark = pytest.mark.unit
 
@@ -405,6 +405,6 @@ def test_a_change_of_the_annotations_is_noticed_in_the_same_process(tmp_path):
 
 def test_a_plan_counts_the_images_of_every_layout(tmp_path):
     split, whole = make_folders(tmp_path / "a"), make_classes(tmp_path / "b")
-    assert sizes(Folder(data=split, tasks=2)) == (24, 16, 2)
-    assert sizes(Folder(data=split, tasks=2, train_images=3)) == (12, 16, 2)
-    assert sizes(Folder(data=whole, tasks=1)) == (14, 6, 1)
+    assert stream_sizes(Folder(data=split, tasks=2)) == (24, 16, 2)
+    assert stream_sizes(Folder(data=split, tasks=2, train_images=3)) == (12, 16, 2)
+    assert stream_sizes(Folder(data=whole, tasks=1)) == (14, 6, 1)

@@ -150,8 +150,8 @@ def test_bad_input_is_refused_as_the_notebook_would(write):
     for cell in ("sweep(grid('smoke', rank=[4]))", "sweep(grid('smoke', method='ewc'))"):
         with pytest.raises(BadInput, match=r"a grid has no axis 'rank'|method\.name is 'ewc'"):
             needed(str(write("mine", IMPORTS, cell)), {})
-    with pytest.raises(BadInput, match="equal tasks"):  # of what has no name
-        needed(str(write("mine", IMPORTS, GRID, SWEEP)), {"tasks": [7]})
+    with pytest.raises(BadInput, match="allowed for 100 classes"):  # of what has no name
+        needed(str(write("mine", IMPORTS, GRID, SWEEP)), {"tasks": [700]})
 
 
 @pytest.mark.unit
