@@ -45,8 +45,10 @@ class Images:
     def to(self, device: torch.device) -> "Images":
         """The same images on `device`, if they take at most half of what is free there; else as
         they are, and batches travel."""
+        if device.type != "cuda":
+            return self
         size = len(self) * self.source[:1].numel()
-        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 2:
+        if size > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         return Images(self.pixels.to(device), self.labels.to(device))
 
