@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+SPIN = {"GOMP_SPINCOUNT": "1600", "KMP_BLOCKTIME": "1"}
 """Turns of libgomp's loop, some hundredths of a millisecond: with fewer, a step of a small network
 alone takes twice as long; with more, two at once do. And the milliseconds of libiomp's and of
 libomp's, which give way to others in their loop; 0 would send them to sleep after every piece."""

@@ -119,7 +119,9 @@ def test_wider_bases_hold_more_of_a_free_update():
 def test_fm_lora_reads_from_the_same_directions_in_every_task():
     found = results("interference")
     assert found["fm-lora"]["input_cosine"] > found["lora"]["input_cosine"]
+    starts = found.pop("in_its_start")
     assert all(0 <= row["collision"] <= 1 for row in found.values())
+    assert all(0 < of["chance_inputs"] < of["share_inputs"] <= 100 for of in starts.values())
 
 
 def test_the_frontier_has_the_best_of_its_rates():
