@@ -83,7 +83,7 @@ class Trainer:
         name = self.config.method.name
         with progress.bar(desc=name, unit="img", unit_scale=True, leave=False) as bar:
             for task in tasks[self.at.task :]:
-                self._learn(task, len(tasks), tensors, bar)
+                self._learn(task, [len(task.train) for task in tasks], tensors, bar)
                 self._end(task)
                 tensors = {}
                 self._checkpoint()
@@ -99,7 +99,7 @@ class Trainer:
         }
 
     def _learn(
-        self, task: Task, n_tasks: int, tensors: dict[str, Tensor], bar: progress.Bar
+        self, task: Task, sizes: list[int], tensors: dict[str, Tensor], bar: progress.Bar
     ) -> None:
         seed, method, head = self.config.seed, self.method, self.learner.head
         if tensors and self.at.stage == self.at.epoch == 0:  # between two tasks
@@ -114,9 +114,10 @@ class Trainer:
         method.begin_task(TaskInfo(task.index, task.classes, drawn, seen))
         stages = list(method.stages(self.config.training.epochs))
         images = task.train.to(self.learner.device)
-        bar.total = n_tasks * len(images) * sum(stage.epochs for stage in stages)
-        bar.n = max(bar.n, bar.total * task.index // n_tasks)
-        bar.set_description(f"{self.config.method.name} · task {task.index + 1}/{n_tasks}")
+        epochs = sum(stage.epochs for stage in stages)  # as if all tasks had this one's stages
+        bar.total = sum(sizes) * epochs
+        bar.n = max(bar.n, sum(sizes[: task.index]) * epochs)
+        bar.set_description(f"{self.config.method.name} · task {task.index + 1}/{len(sizes)}")
         for number, stage in [*enumerate(stages)][self.at.stage :]:
             method.begin_stage(stage, generator(seed, "stage", task.index, number))
             if tensors:

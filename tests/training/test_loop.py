@@ -1,5 +1,7 @@
 """The loop: what decides a run, what its loss tells apart, what it measures, who computes it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,14 @@ def test_a_method_is_told_how_many_classes_its_loss_tells_apart(trainer, tiny_st
     for over in ("task", "seen"):
         trainer("linear-probe", tiny_stream(classes=6, tasks=3), loss_over=over).run()
     assert told == [(0, 2), (0, 2), (0, 2), (0, 2), (2, 4), (4, 6)]
+
+
+def test_progress_is_of_all_images_where_tasks_differ_in_size(tiny_config, tmp_path, capsys):
+    run(tiny_config("linear-probe", **{"benchmark.tasks": [3, 1]}), tmp_path)
+    counts = re.findall(r"task (\d)/2: (\d+)/(\d+) img", capsys.readouterr().err)
+    assert [task for task, *_ in counts] == ["1", "2"]
+    (_, _, whole), (_, done, total) = counts
+    assert whole == total and int(done) == 3 * int(total) // 4
 
 
 def test_a_run_with_one_class_a_task_says_that_its_loss_is_over_all_seen(
