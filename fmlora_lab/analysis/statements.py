@@ -75,7 +75,8 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
         "",
     ]
     there = [name for name in table.index if name in rivals and name != focus]
-    gaps = {name: _gaps(found, focus, name) for name in there}
+    read, _ = with_best_head(found)
+    gaps = {name: _gaps(read, focus, name) for name in there}
     if rivals and rivals[0] in there:
         lines += [_remembers(table, gaps[rivals[0]], focus, rivals[0]), ""]
     lines += [
@@ -121,8 +122,9 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
 
 
 def _gaps(found: pd.DataFrame, focus: str, name: str) -> dict[str, pd.Series]:
-    """How far `focus` is above `name`, as rows of `differences`, by metric."""
-    two, _ = with_best_head(found.loc[found.method.isin([focus, name])])
+    """How far `focus` is above `name` in a sweep `with_best_head`, as rows of `differences`, by
+    metric."""
+    two = found.loc[found.method.isin([focus, name])]
     of = ("acc", "acc_best", "learning_accuracy", "forgetting")
     rows = {value: differences(two, name, value) for value in of}
     return {value: row.loc[focus] for value, row in rows.items() if focus in row.index}
