@@ -12,7 +12,7 @@ import timm
 from fmlora_lab.backbone.device import pick_device, resolved
 from fmlora_lab.backbone.tower import Tower, weight_file
 from fmlora_lab.backbone.vit import load_tower
-from fmlora_lab.benchmarks import classes_are_cut, cut_of, known
+from fmlora_lab.benchmarks import Known, classes_are_cut, cut_of, known
 from fmlora_lab.benchmarks.cut import sizes
 from fmlora_lab.config import Backbone, RunConfig
 from fmlora_lab.files import remember, remembered, stamp
@@ -29,9 +29,14 @@ class TowerFacts(NamedTuple):
 def identity(config: RunConfig) -> str:
     """The run's name: 16 hexadecimal digits. BadInput for images or weights that are not there."""
     facts = tower_facts(config.backbone)
-    validation = config.evaluate_on == "validation"
-    found = known(config.benchmark, facts.image_size, config.data_seed, validation)
+    found = images_known(config, facts.image_size)
     return settled(config, found.names).run_id(found.fingerprint, facts.fingerprint)
+
+
+def images_known(config: RunConfig, image_size: int) -> Known:
+    """What can be known of a run's images without reading them."""
+    validation = config.evaluate_on == "validation"
+    return known(config.benchmark, image_size, config.data_seed, validation)
 
 
 def names_elsewhere(config: RunConfig) -> list[str]:

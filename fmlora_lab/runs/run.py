@@ -15,7 +15,7 @@ from fmlora_lab import progress, threads
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
-from fmlora_lab.benchmarks import check_stream, known, load
+from fmlora_lab.benchmarks import check_stream, load
 from fmlora_lab.benchmarks.cut import sizes_said
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
@@ -24,7 +24,7 @@ from fmlora_lab.metrics import accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import shipped
 from fmlora_lab.runs.folder import FEATURES, FolderKeeper, RunFolder
-from fmlora_lab.runs.identity import check_tower, identity, names_elsewhere, settled
+from fmlora_lab.runs.identity import check_tower, identity, images_known, names_elsewhere, settled
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
@@ -58,9 +58,7 @@ def run(
     if planning.active:
         raise planning.UpToHere
     model, stream = parts(config)
-    validation = config.evaluate_on == "validation"
-    found = known(config.benchmark, model.image_size, config.data_seed, validation)
-    settles = settled(config, found.names)
+    settles = settled(config, images_known(config, model.image_size).names)
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
