@@ -7,6 +7,7 @@ allowed, before anything is loaded.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -53,6 +54,12 @@ def title_of(name: str) -> str:
 
 class BadInput(ValueError):
     """A user's value or file cannot be used. The message is one sentence for that user."""
+
+
+def some(names: Sequence[str], limit: int = 5, between: str = ", ") -> str:
+    """For a message: the first of many names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return between.join(names[:limit]) + more
 
 
 class Settings(BaseModel):

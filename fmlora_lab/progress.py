@@ -52,6 +52,13 @@ def say(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
+@cache
+def once(text: str) -> None:
+    """`say` on one line, once in a process: files are looked at for a run's name and again for the
+    run itself."""
+    say(" ".join(text.split()))
+
+
 def bar(iterable: Iterable | None = None, **how: Any) -> "Bar":
     """A bar with tqdm's names: `desc`, `total`, `unit`, `unit_scale`, `leave`, `delay`, `initial`.
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, some
 
 KINDS = "safetensors, PyTorch (.pth, .pt, .bin, .ckpt) and NumPy (.npz, JAX's among them)"
 LEGACY_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -49,7 +49,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise BadInput(f"backbone.weights: there is no file {file}")
     if file.is_dir():
         inside = sorted(path.name for path in file.iterdir())
-        raise BadInput(f"backbone.weights: {file} is a folder; give a file of it: {some(inside)}")
+        raise BadInput(
+            f"backbone.weights: {file} is a folder; give a file of it: {some(inside, 4)}"
+        )
     try:
         with file.open("rb") as opened:
             head = opened.read(512)
@@ -78,7 +80,7 @@ def _by_content(file: Path, head: bytes) -> dict[str, Tensor]:
             raise _needs_unpickling(file, "a TorchScript program", "torch.jit.load(sys.argv[1])")
         if any(name.endswith("data.pkl") for name in names):
             return _torch(file)
-        raise BadInput(f"backbone.weights: {file} is an archive of {some(names)}; unpack it")
+        raise BadInput(f"backbone.weights: {file} is an archive of {some(names, 4)}; unpack it")
     if head.startswith(b"\x80"):
         if LEGACY_TORCH in head[:32]:
             return _torch(file)
@@ -110,7 +112,7 @@ def _torch(file: Path) -> dict[str, Tensor]:
 
 
 def _kind(loaded: Any) -> str:
-    names = some(list(map(str, loaded))) if isinstance(loaded, Mapping) else ""
+    names = some(list(map(str, loaded)), 4) if isinstance(loaded, Mapping) else ""
     return type(loaded).__name__ + (f" of {names}" if names else "")
 
 
@@ -135,9 +137,3 @@ def _needs_unpickling(file: Path, what: str, read: str) -> BadInput:
         "code, so the lab reads none; on a machine where its source is trusted this converts it: "
         f'python -c "{code}" {paths}'
     )
-
-
-def some(names: list[str], most: int = 4, between: str = ", ") -> str:
-    """A few of the names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + rest

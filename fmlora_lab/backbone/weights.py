@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import timm
@@ -13,8 +12,8 @@ from timm.models import VisionTransformer
 
 from fmlora_lab import progress
 from fmlora_lab.backbone.layouts import State, at_size, find_vit
-from fmlora_lab.backbone.weight_files import read_tensors, some
-from fmlora_lab.config import BadInput
+from fmlora_lab.backbone.weight_files import read_tensors
+from fmlora_lab.config import BadInput, some
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Other types need scales that lie elsewhere."""
@@ -57,13 +56,7 @@ def load_weights(vit: VisionTransformer, file: Path) -> None:
     if unused:
         counts = Counter(unused)
         parts = [f"{name} ({n} tensors)" if n > 1 else name for name, n in counts.items()]
-        _say(f"{file}: left out what features do not use: {some(parts, 8)}")
-
-
-@cache
-def _say(line: str) -> None:
-    """On stderr, once a process: a run loads its weights for its name and again for itself."""
-    progress.say(line)
+        progress.once(f"{file}: left out what features do not use: {some(parts, 8)}")
 
 
 def _from_torch(vit: VisionTransformer, file: Path, tensors: State) -> tuple[State, list[str]]:
@@ -71,7 +64,7 @@ def _from_torch(vit: VisionTransformer, file: Path, tensors: State) -> tuple[Sta
     if found is None:
         raise BadInput(
             f"backbone.weights: {file} has no ViT of a known layout; its {len(tensors)} tensors "
-            f"are {some(list(tensors))}"
+            f"are {some(list(tensors), 4)}"
         )
     own, state = vit.state_dict(), at_size(found.state, vit)
     extra = [name for name in state if name not in own and not re.match(FEATURES, name)]
@@ -157,6 +150,6 @@ def _no_fit(
     near = f"; the nearest model of timm is {nearest}" if nearest else ""
     return BadInput(
         f"backbone.weights: {file} (width {width}, {depth} blocks, patches of {side}, "
-        f"{len(tensors)} tensors: {some(list(tensors))}{near}) does not fit: "
+        f"{len(tensors)} tensors: {some(list(tensors), 4)}{near}) does not fit: "
         f"{some(differ, 6, '; ')}"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fmlora_lab.benchmarks.layout import nfc
-from fmlora_lab.config import CUT, BadInput
+from fmlora_lab.config import CUT, BadInput, some
 
 PUBLISHED = tomllib.loads(Path(__file__).with_name("orders.toml").read_text("utf-8"))
 """Class orders by name."""
@@ -37,7 +37,9 @@ def sizes(tasks: int | str | Sequence[int], n_classes: int) -> tuple[int, ...]:
             )
         return tuple(len(part) for part in np.array_split(np.arange(n_classes), tasks))
     if isinstance(tasks, str):
-        base, step = map(int, CUT.fullmatch(tasks).groups())  # pyright: ignore
+        notation = CUT.fullmatch(tasks)
+        assert notation is not None  # which the configuration has seen to
+        base, step = map(int, notation.groups())
         if base > n_classes:
             raise BadInput(f"benchmark.tasks is {tasks!r}, but there are {n_classes} classes")
         steps, rest = divmod(n_classes - base, step)
@@ -143,7 +145,5 @@ def _positions(
         (left, f"lacks the {what} {{}}"),
     ):
         if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            listed = ", ".join(map(str, wrong[:5])) + more
-            raise BadInput(f"benchmark.order: {where} {said.format(listed)}")
+            raise BadInput(f"benchmark.order: {where} {said.format(some([*map(str, wrong)]))}")
     return [int(entry) for entry in found]

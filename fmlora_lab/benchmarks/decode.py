@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmlora_lab import progress
-from fmlora_lab.benchmarks.layout import say, some
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, some
 
 DECODER = 1
 """Raised when `decode` gives other pixels than before, so that old caches are not used."""
@@ -79,7 +78,9 @@ def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
             f"{'; '.join(unreadable[:LISTED])}{more}"
         )
     for loss, places in losing.items():
-        say(f"{len(places)} of {len(files)} images under {root} {LOSSES[loss]}: {some(places)}")
+        progress.once(
+            f"{len(places)} of {len(files)} images under {root} {LOSSES[loss]}: {some(places)}"
+        )
 
 
 def _attempt(path: str, size: int) -> tuple[np.ndarray, list[str]] | str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fmlora_lab import progress
 from fmlora_lab.benchmarks.cache import decoded_once, digest_of
 from fmlora_lab.benchmarks.layout import (
     ALL,
@@ -23,8 +24,6 @@ from fmlora_lab.benchmarks.layout import (
     nfc,
     of_domains,
     of_folder,
-    say,
-    some,
 )
 from fmlora_lab.benchmarks.listed import of_list
 from fmlora_lab.benchmarks.stream import (
@@ -35,7 +34,7 @@ from fmlora_lab.benchmarks.stream import (
     domain_incremental,
     stratified,
 )
-from fmlora_lab.config import BadInput, Domains, Folder
+from fmlora_lab.config import BadInput, Domains, Folder, some
 
 Chosen = dict[str, list[list[str]]]
 """For every role ("train", or "sketch/test") the files of each class, classes in order. Files are
@@ -112,7 +111,7 @@ class Selection:
 
     def _fingerprint(self, digest: str) -> str:
         for note in self.seen.notes:  # nothing was refused
-            say(note)
+            progress.once(note)
         return content_fingerprint(digest, json.dumps([self.names, self.counts()]))
 
 

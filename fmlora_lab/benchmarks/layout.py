@@ -5,14 +5,12 @@ none is left out with a word. Hidden files and `SIDECARS` are left out without o
 """
 
 import os
-import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, some
 
 SIDECARS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
 """Files that lie beside images and are not meant as images. Any other must be one."""
@@ -206,18 +204,6 @@ def images_in(folder: Path, at_least: int) -> list[str]:
 def nfc(name: str) -> str:
     """Unicode's composed form: file systems may write one name in two ways."""
     return unicodedata.normalize("NFC", name)
-
-
-@cache
-def say(text: str) -> None:
-    """One line on stderr, once in a process."""
-    print(" ".join(text.split()), file=sys.stderr)
-
-
-def some(names: list[str], limit: int = 5) -> str:
-    """The first of many names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{', '.join(names[:limit])}{more}"
 
 
 def _listed(folder: Path) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmlora_lab.benchmarks.cut import arranged, sizes
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, some
 
 Scenario = Literal["class-incremental", "domain-incremental"]
 
@@ -176,10 +176,9 @@ def validation_stream(stream: Stream, generator: torch.Generator) -> Stream:
         seen, counts = task.train.labels.unique(return_counts=True)
         if few := [stream.class_names[k] for k in seen[counts < 2]]:
             where = f" in {task.name}" if stream.scenario == "domain-incremental" else ""
-            more = f" and {len(few) - 5} more" if len(few) > 5 else ""
             raise BadInput(
                 f"evaluate_on is 'validation', for which a quarter of each class's training images "
-                f"is kept back, but {', '.join(few[:5])}{more}{where} have one; allowed: test, or "
+                f"is kept back, but {some(few)}{where} have one; allowed: test, or "
                 "at least 2 training images a class"
             )
         chosen = stratified(task.train.labels, 0.25, generator)

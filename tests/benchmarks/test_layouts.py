@@ -21,8 +21,8 @@ from own_images import (
 
 from fmlora_lab import run
 from fmlora_lab.benchmarks import known, load
-from fmlora_lab.benchmarks.layout import say
 from fmlora_lab.config import Folder
+from fmlora_lab.progress import TOLD, once
 from fmlora_lab.runs.estimate import stream_sizes
 
 pytestmark = pytest.mark.unit
@@ -32,7 +32,7 @@ NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 @pytest.fixture(autouse=True)
 def nothing_said():
-    say.cache_clear()
+    once.cache_clear()
 
 
 def make_classes(root: Path, names=("ant", "bee"), count=10, inner="") -> Path:
@@ -408,3 +408,14 @@ def test_a_plan_counts_the_images_of_every_layout(tmp_path):
     assert stream_sizes(Folder(data=split, tasks=2)) == (24, 16, 2)
     assert stream_sizes(Folder(data=split, tasks=2, train_images=3)) == (12, 16, 2)
     assert stream_sizes(Folder(data=whole, tasks=1)) == (14, 6, 1)
+
+
+@pytest.mark.parametrize("told", ["lines", "none"])
+def test_what_is_left_out_is_said_once_and_not_at_all_under_quiet(
+    tmp_path, monkeypatch, capsys, told
+):
+    monkeypatch.setenv(TOLD, told)
+    data = Folder(data=make_classes(tmp_path / "data"), tasks=1)
+    for _ in range(2):
+        load(data, SIZE, 0, 0)
+    assert capsys.readouterr().err.count("is not split") == (told == "lines")

@@ -9,15 +9,15 @@ import pytest
 from own_images import RED, SIZE, domains, drawn, error, folder, make_domains, make_folders, write
 
 from fmlora_lab.benchmarks import known, load
-from fmlora_lab.benchmarks.layout import say
 from fmlora_lab.config import Folder
+from fmlora_lab.progress import once
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
 def nothing_said():
-    say.cache_clear()
+    once.cache_clear()
 
 
 def listed(root: Path, columns: str, at="list.csv", **how) -> Path:
