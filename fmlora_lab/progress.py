@@ -101,6 +101,7 @@ class Lines:
         self.total = length() if total is None and length else total
         self.n, self.done = initial, 0
         self.leave, self.delay, self.told = leave, delay, False
+        self.spoken_at: int | None = None
         self.began = time.monotonic()
         Lines.spoke = Lines.spoke or self.began
         Lines.shown.append(self)
@@ -129,10 +130,11 @@ class Lines:
         self.told = True
 
     def close(self) -> None:
-        """Its last line, where it is one that stays."""
+        """Its last line, where it is one that stays and does not stand there already."""
         if self not in Lines.shown:
             return
-        if self.leave and self._outermost() and time.monotonic() - self.began >= self.delay:
+        stays = self.leave and self.spoken_at != self.n
+        if stays and self._outermost() and time.monotonic() - self.began >= self.delay:
             self._speak()
         Lines.shown.remove(self)
 
@@ -141,6 +143,8 @@ class Lines:
 
     def _speak(self) -> None:
         Lines.spoke = time.monotonic()
+        for shown in Lines.shown:
+            shown.spoken_at = shown.n
         print(" | ".join(map(str, Lines.shown)), file=sys.stderr, flush=True)
 
     def __str__(self) -> str:

@@ -128,6 +128,13 @@ def test_a_bar_that_stays_ends_with_a_line_unless_it_was_quick(clock):
     assert lines_of(file) == ["stays: 2/2 file (100%)", "long: 2 image"]
 
 
+def test_a_last_line_that_stands_there_is_not_said_again(clock):
+    with redirect_stderr(StringIO()) as file:
+        for _ in progress.bar(range(2), desc="runs", unit="run"):
+            clock.now += 100
+    assert lines_of(file) == ["runs: 1/2 run (50%), 01:40 left", "runs: 2/2 run (100%)"]
+
+
 def test_a_bar_inside_another_tells_of_its_first_task_and_shares_its_minute(clock):
     with redirect_stderr(StringIO()) as file:
         for _ in progress.bar(range(3), desc="runs", unit="run", leave=False):

@@ -5,6 +5,7 @@ through which it is told where runs are kept and where its results go.
 """
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,11 @@ class OwnPython(AsyncKernelManager):
         bars = {"notebook": "terminal"}.get(progress.kind(), progress.kind())
         env = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", progress.TOLD: bars}
         return KernelSpec(**quiet, env=env)
+
+    def start_kernel(self, **kw: Any) -> Any:
+        # What it and its child processes say comes as messages; the kernel also echoes theirs to
+        # its own stderr, where each line would stand a second time.
+        return super().start_kernel(**{"stderr": subprocess.DEVNULL, **kw})
 
 
 class OneOfTwo(OwnPython):

@@ -1,11 +1,14 @@
 """A person's kernel: a cell that was interrupted is run again."""
 
+import io
+
+import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fmlora_lab import configure
-from fmlora_lab.render.notebooks import OwnPython
+from fmlora_lab.render.notebooks import OwnPython, execute
 
 pytestmark = pytest.mark.process
 
@@ -40,3 +43,15 @@ def test_an_interrupted_cell_goes_on_when_it_is_run_again(ask, tmp_path):
     assert ended == [[], ["KeyboardInterrupt"], ["KeyboardInterrupt"], [], []]
     said = [out.text for out in notebook.cells[-1].outputs if out.get("name") == "stdout"]
     assert said == ["5\n"]
+
+
+def test_what_a_notebooks_processes_say_comes_once(tmp_path, capfd, monkeypatch):
+    child = "import sys; print('of a child', file=sys.stderr)"
+    cell = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    nbformat.write(notebook, tmp_path / "child.ipynb")
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # in tests a kernel does not listen to its children
+    said = io.StringIO()
+    _, error = execute(tmp_path / "child.ipynb", {}, kernel_manager_class=OwnPython,
+                       stderr_file=said)  # fmt: skip
+    assert error is None and said.getvalue() + capfd.readouterr().err == "of a child\n"
