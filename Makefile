@@ -8,6 +8,8 @@
 # make screenshots  the documentation's pictures of the explorers; needs Chromium
 # make docs     the documentation as a site, in build/site; notebooks are shown, not executed
 # make lint     ruff, notebooks included; the direction of imports; what is declared; types
+# make gpu      on a machine with a CUDA device, 9 minutes at most: its tests, and how well it is
+#                 used, as runs/gpu-<its name>.json
 # make losses   whether golden losses moved since BASE, a git revision (HEAD~1), to the last bit
 #
 # Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
@@ -22,7 +24,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[
 
 WITH_RUNS := FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}"
 
-.PHONY: demo test test-fast lab explore figures report screenshots docs losses lint env
+.PHONY: demo test test-fast gpu lab explore figures report screenshots docs losses lint env
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
@@ -37,6 +39,10 @@ test: $(READY)
 
 test-fast: $(READY)
 	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m unit tests
+
+gpu: $(READY)
+	cd $(ROOT) && $(BIN)/python -m pytest -m gpu tests/training
+	cd $(ROOT) && $(WITH_RUNS) $(BIN)/fmlora-lab bench gpu
 
 # The working tree is compared, or the revision HEAD.
 losses: $(READY)

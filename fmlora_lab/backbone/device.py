@@ -14,6 +14,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def onto(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the host on `device`, without waiting for what the device is doing: its copy is
+    queued from memory that the system cannot move."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies in bfloat16; emulation on a CPU is many times slower."""
     if device.type == "cuda":

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fmlora_lab.backbone.device import onto
+
 
 def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Generator) -> Tensor:
     """Augment uint8 images (B, 3, H, W); the result is uint8 of the same shape.
@@ -24,7 +26,7 @@ def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Gener
 def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     B, _, H, W = pixels.shape
     most = max(H // 16, 1)
-    dy, dx = torch.randint(-most, most + 1, (2, B, 1), generator=generator).to(pixels.device)
+    dy, dx = onto(pixels.device, torch.randint(-most, most + 1, (2, B, 1), generator=generator))
     rows = (torch.arange(H, device=pixels.device) + dy).clamp(0, H - 1)
     columns = (torch.arange(W, device=pixels.device) + dx).clamp(0, W - 1)
     image = torch.arange(B, device=pixels.device)[:, None, None]
@@ -43,6 +45,6 @@ def _crop_flip(pixels: Tensor, crop_scale: float, generator: torch.Generator) ->
     theta = torch.zeros(B, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
     theta[:, 0, 2], theta[:, 1, 2] = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height)
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False).to(pixels.device)
+    grid = F.affine_grid(onto(pixels.device, theta), list(pixels.shape), align_corners=False)
     x = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     return x.round().clamp(0, 255).to(torch.uint8)

@@ -11,14 +11,21 @@ from fmlora_lab.config import Backbone, BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
+KINDS = ("training", "explorers", "names", "busy", "gpu")
+
 
 @app.command("bench")
 def bench_command(
-    what: Annotated[str, typer.Argument(help="training, explorers, names or busy.")] = "training",
-    backbone: Annotated[str, typer.Option(help="glyphs-vit or a timm ViT's tag.")] = "glyphs-vit",
+    what: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")] = "training",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="glyphs-vit or a timm ViT's tag; gpu has a ViT-B/16 of random weights."),
+    ] = None,
     weights: Weights = None,
     image_size: ImageSize = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a step; 64, for gpu 128.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 10,
     moves: Annotated[int, typer.Option(min=1, help="Moves of each explorer's controls.")] = 60,
     images: Annotated[int, typer.Option(min=200, help="Images of the named folder.")] = 30_000,
@@ -26,16 +33,17 @@ def bench_command(
     quiet: Quiet = False,
 ) -> None:
     """Speed of training and inference, as ratios to a frozen backbone's; of the explorers; of
-    asking for the names of runs; or of runs beside one another."""
-    asked = Backbone(name=backbone, weights=weights, image_size=image_size)
+    asking for the names of runs; of runs beside one another; or how well a GPU is used."""
+    asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
-        "training": ("steps", asked, batch_size, repeats),
+        "training": ("steps", asked, batch_size or 64, repeats),
         "explorers": ("explorers", moves),
         "names": ("names", images),
         "busy": ("busy", repeats),
+        "gpu": ("gpu", batch_size or 128, repeats, *([backbone] if backbone else [])),
     }
-    if what not in every:
-        raise BadInput(f"bench is {what!r}; allowed: {', '.join(every)}")
+    if what not in KINDS:
+        raise BadInput(f"bench is {what!r}; allowed: {', '.join(KINDS)}")
     name, *given = every[what]
     measured = import_module(f"fmlora_lab.perf.{name}")
     found = measured.bench(*given)

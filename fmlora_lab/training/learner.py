@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fmlora_lab.backbone.device import compute_type
+from fmlora_lab.backbone.device import compute_type, onto
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Images, Task
 from fmlora_lab.config import BadInput, RunConfig
@@ -137,9 +137,9 @@ class Learner:
         """Yield (features, labels) for inference, every effective weight formed once."""
         folded = self._fold()
         for index in torch.arange(len(images)).split(EVALUATION_BATCH):
-            batch = images[index.to(images.labels.device)]
+            batch = images[onto(images.labels.device, index)]
             features, _ = self._forward(batch.pixels, folded=folded)
-            yield features, batch.labels.to(self.device)
+            yield features, onto(self.device, batch.labels)
 
     def _fold(self) -> bool:
         """Form every effective weight, unless a query of the images has a say in the update."""
@@ -236,7 +236,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor | None]:
         """Features and query (B, d) with the method's present update, unless it is `folded` in
         already, and the prompts for the query."""
-        x = self.model.pixels_in(pixels.to(self.device))
+        x = self.model.pixels_in(onto(self.device, pixels))
         with compute_type(self.device, self.config.training.precision):
             if query is None and self.method.needs_query:
                 query = self.model.frozen_features(x)

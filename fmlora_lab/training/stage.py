@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fmlora_lab import progress
+from fmlora_lab.backbone.device import onto
 from fmlora_lab.benchmarks.augment import augment
 from fmlora_lab.benchmarks.stream import Images, Task, stratified
 from fmlora_lab.methods.method import Group, Stage, StageEnd, StepBatch
@@ -63,19 +64,19 @@ class StageRun:
         order = torch.randperm(len(self.images), generator=self._generator("order", epoch))
         noise, choices = self._generator("augment", epoch), self._generator("choices", epoch)
         training = self.learner.config.training
-        batches = order.to(self.images.labels.device).split(self.batch_size)
+        batches = onto(self.images.labels.device, order).split(self.batch_size)
         total = torch.zeros((), device=self.learner.device)
         optimizer = self.optimizer if self.stage.step else None
         self.method.train()
         for number, index in enumerate(batches):
             batch = self.images[index]
-            pixels = batch.pixels.to(self.learner.device)
+            pixels = onto(self.learner.device, batch.pixels)
             pixels = augment(pixels, training.augmentation, training.crop_scale, noise)
             self.method.on_step(choices)
             if optimizer is not None:
                 self._set_lr((epoch * len(batches) + number) / self.steps)
             query = None if self.queries is None else self.queries[index]
-            images = Images(pixels, batch.labels.to(self.learner.device))
+            images = Images(pixels, onto(self.learner.device, batch.labels))
             loss = self.method.step(StepBatch(images, query, self.learner.loss, optimizer))
             total += loss * len(index)
             bar.update(len(index))

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from fmlora_lab.backbone.device import onto
 from fmlora_lab.config import Settings
 from fmlora_lab.methods.fm_lora.scores import scores
 
@@ -58,13 +59,14 @@ class DRSSettings(Settings):
 
 
 def gumbel_softmax(
-    logits: Float[Tensor, "... c"], tau: float, generator: torch.Generator
+    logits: Float[Tensor, "... c"], tau: float | Float[Tensor, ""], generator: torch.Generator
 ) -> Float[Tensor, "... c"]:
     """One-hot draws whose gradient is that of softmax((logits + Gumbel noise) / τ).
 
     Jang et al. 2017, straight-through; the noise comes from `generator`.
     """
-    uniform = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7).to(logits)
+    uniform = torch.rand(logits.shape, generator=generator).clamp(1e-9, 1 - 1e-7)
+    uniform = onto(logits.device, uniform).to(logits.dtype)
     soft = ((logits - uniform.log().neg().log()) / tau).softmax(-1)
     hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
     return hard + (soft - soft.detach())
@@ -122,7 +124,7 @@ class RankSelector(nn.Module):
     def scores(self, H: Float[Tensor, ""]) -> Float[Tensor, "n c"]:
         """score_r at the selector's present w, λ and τ."""
         cost = 0.0 if self.settings.form == "paper" else self.cost
-        return scores(H, self.w(), self.ranks, float(self.tau), cost)
+        return scores(H, self.w(), self.ranks, self.tau, cost)
 
     def begin_task(self) -> None:
         self.loss_sum.zero_()
@@ -138,8 +140,9 @@ class RankSelector(nn.Module):
         known, H is 1 in units of ln K.
         """
         total, n = self.loss_sum
-        H = self.complexity(total / n if n > 0 else math.log(max(n_classes, 2)), n_classes)
-        g = gumbel_softmax(self.scores(H), float(self.tau), generator)
+        loss = torch.where(n > 0, total / n, math.log(max(n_classes, 2)))
+        H = self.complexity(loss, n_classes)
+        g = gumbel_softmax(self.scores(H), self.tau, generator)
         uses_column = torch.arange(self.r_max, device=g.device) < self.ranks[:, None]  # (c, r_max)
         return g @ uses_column.to(g)
 

@@ -197,7 +197,7 @@ class HiDePrompt(Method):
         if self.stage == "task-inference":  # no prompts yet: these are the frozen features
             logits = self.infer(batch.features)
             if not self.task.seen:
-                logits = logits[:, self.task_of == self.task.index]
+                logits = logits[:, -len(self.task.classes) :]
             return F.cross_entropy(logits, batch.labels)
         return super().loss(batch) + self.settings.contrast * self._contrast(batch.features)
 

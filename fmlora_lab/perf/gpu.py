@@ -1,0 +1,174 @@
+"""How well a CUDA device is used: steps of every kind, their share of the device's own matrix
+product, and a stream of ImageNet-R's size from its first image to its last answer.
+
+Weights and images are random, since speed does not depend on them. Where there is no CUDA device
+the same is measured on the CPU, to rehearse it at a small size.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fmlora_lab import progress
+from fmlora_lab.backbone.device import compute_type, pick_device, resolved
+from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.benchmarks.stream import Images, Stream, Task
+from fmlora_lab.config import Backbone, RunConfig
+from fmlora_lab.files import write_atomically
+from fmlora_lab.perf import steps
+from fmlora_lab.runs.estimate import said, timed
+from fmlora_lab.runs.folder import runs_root
+from fmlora_lab.training.loop import Trainer
+
+BACKBONE = "vit_base_patch16_224"
+IMAGENET_R = {"train": 24_000, "test": 6_000, "classes": 200, "tasks": 10}
+EPOCHS = 30
+"""Of the run that the stream of one epoch is an estimate of."""
+SOURCE = 500
+"""Different images of the stream; more would cost memory and change nothing."""
+AIMS = {
+    "fm-lora-2 / floor": 1.10,
+    "fm-lora-2 / peft-lora": 0.50,
+    "fm-lora-20 / fm-lora-2": 1.02,
+    "share": 0.50,
+    "minutes": 15,
+}
+"""At most, but for `share` of the measured matrix product, at least: an H100's or H200's."""
+
+
+class Nowhere:
+    """A run's keeper that keeps nothing."""
+
+    def load_checkpoint(self) -> None: ...
+    def save_checkpoint(self, tensors: dict, position: dict) -> None: ...
+    def save_task(self, index: int, tensors: dict) -> None: ...
+    def save_features(self, index: int, features: dict) -> None: ...
+    def log(self, line: dict) -> None: ...
+
+
+def bench(
+    batch_size: int, repeats: int, backbone: str = BACKBONE, sizes: dict[str, int] = IMAGENET_R
+) -> dict[str, Any]:
+    """All of it; returns the object that `--json` prints, and stores it beside the runs under the
+    device's name."""
+    device = pick_device()
+    with TemporaryDirectory() as folder:
+        weights = Path(folder, "random.safetensors")
+        vit: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        save_file(vit.state_dict(), weights)
+        asked = Backbone(name=backbone, weights=weights)
+        found = steps.bench(asked, batch_size, repeats)
+        rate, flops = matmul_rate(device), flops_an_image(asked, device)
+        for row in found["rows"]:
+            row["share"] = row["train_images_per_second"] * 2 * flops / rate
+        progress.say("a stream of ImageNet-R's size, one epoch a task")
+        found = {
+            **found,
+            "torch": torch.__version__,
+            "matmul_flops_per_second": rate,
+            "forward_flops": flops,
+            "stream": one_epoch(asked, batch_size, sizes),
+            "aims": AIMS,
+        }
+    name = found["device"].lower().replace(" ", "-")
+    text = json.dumps(found, indent=1) + "\n"
+    write_atomically(runs_root() / f"gpu-{name}.json", lambda file: file.write(text.encode()))
+    return found
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Operations a second of a large product in the compute type: the median of ten."""
+    side = 8192 if device.type == "cuda" else 1024
+    kind = torch.bfloat16 if resolved("auto", device) == "bfloat16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    took = [timed(lambda: a @ b, device) for _ in range(13)][3:]
+    return 2 * side**3 / statistics.median(took)
+
+
+def flops_an_image(backbone: Backbone, device: torch.device) -> int:
+    """Of a forward pass through the frozen backbone; gradients of its activations cost as much."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = load_tower(backbone).to(device)
+    model.use_fused_attention(False)  # the same operations, all of which are counted
+    pixels = torch.zeros(1, 3, model.image_size, model.image_size, device=device)
+    with torch.no_grad(), compute_type(device, "auto"), FlopCounterMode(display=False) as counter:
+        model.features(pixels)
+    return counter.get_total_flops()
+
+
+def one_epoch(backbone: Backbone, batch_size: int, sizes: dict[str, int]) -> dict[str, Any]:
+    """FM-LoRA over random images, an epoch a task, with all heads: seconds, and an estimate for
+    `EPOCHS` epochs from how much of them was training."""
+    model = load_tower(backbone)
+    config = RunConfig.model_validate(
+        {
+            "method": {"name": "fm-lora"},
+            "backbone": backbone,
+            "training": {"epochs": 1, "batch_size": batch_size, "augmentation": "crop-flip"},
+        }
+    )
+    stream = random_stream(model.image_size, **sizes)
+    measured = Trainer(config, stream, model, Nowhere()).run()
+    whole = sum(sizes[part] for part in ("train", "test"))
+    training, seconds = measured["training_seconds"], measured["seconds"]
+    return {
+        **sizes,
+        "images": whole,
+        "seconds": round(seconds, 1),
+        "training_seconds": round(training, 1),
+        "heads_seconds": round(measured["heads_seconds"], 1),
+        "images_per_second": round(measured["images"] / training),
+        "minutes_of_30_epochs": round((seconds + (EPOCHS - 1) * training) / 60, 1),
+    }
+
+
+def random_stream(side: int, train: int, test: int, classes: int, tasks: int) -> Stream:
+    draw = torch.Generator().manual_seed(0)
+    source = torch.randint(0, 256, (SOURCE, 3, side, side), dtype=torch.uint8, generator=draw)
+
+    def images(own: range, count: int) -> Images:
+        labels = torch.arange(own.start, own.stop).repeat(-(-count // len(own)))[:count]
+        return Images(source, labels, torch.randint(0, SOURCE, (count,), generator=draw))
+
+    each = classes // tasks
+    cut = [range(t * each, (t + 1) * each) for t in range(tasks)]
+    parts = [
+        Task(t, f"task {t + 1}", own, images(own, train // tasks), images(own, test // tasks))
+        for t, own in enumerate(cut)
+    ]
+    names = tuple(str(label) for label in range(classes))
+    return Stream("random images", "class-incremental", names, tuple(parts), "random")
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """The measurements as a table, each aim beside what it came to."""
+    ratio = {row["name"]: row["train_ratio"] for row in found["rows"]}
+    share = {row["name"]: row["share"] for row in found["rows"]}
+    stream = found["stream"]
+    reached = {
+        name: ratio[name.split(" / ")[0]] / ratio[name.split(" / ")[1]]
+        for name in found["aims"]
+        if " / " in name and name.split(" / ")[1] in ratio
+    }
+    reached |= {"share": share["fm-lora-2"], "minutes": stream["minutes_of_30_epochs"]}
+    return "\n".join(
+        [
+            steps.to_text(found),
+            "",
+            f"matrix product {found['matmul_flops_per_second'] / 1e12:.0f} TFLOP/s; share of it in "
+            "training: " + ", ".join(f"{name} {value:.2f}" for name, value in share.items()),
+            f"{stream['train']:,} + {stream['test']:,} images in {stream['tasks']} tasks, one "
+            f"epoch: {said(stream['seconds'])}, of which {said(stream['training_seconds'])} "
+            f"training; {EPOCHS} epochs would take {stream['minutes_of_30_epochs']:.0f} min",
+            "",
+            f"{'':<24} {'measured':>8} {'aim':>6}",
+            *(f"{name:<24} {reached[name]:>8.2f} {found['aims'][name]:>6.2f}" for name in reached),
+        ]
+    )
