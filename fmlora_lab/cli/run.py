@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from fmlora_lab.cli import options
+from fmlora_lab.config import BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -58,10 +59,22 @@ def run_command(
 
 
 @app.command("methods")
-def methods_command(as_json: options.AsJson = False) -> None:
-    """Every method: name, title, family, and what it is."""
+def methods_command(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, or `all`, for whole pages.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Every method: name, title, family, and what it is; or one method's page: equations, source,
+    settings, published and the lab's own."""
     from fmlora_lab.methods.registry import METHODS, in_order
+    from fmlora_lab.render.method_pages import every, page
 
+    if name is not None:
+        if name not in METHODS and name != "all":
+            raise BadInput(f"method is {name!r}; allowed: all, {', '.join(sorted(METHODS))}")
+        print(every() if name == "all" else page(name), end="")
+        return
     records = [METHODS[name].record for name in in_order()]
     if as_json:
         fields = ("name", "title", "family", "what", "source")
