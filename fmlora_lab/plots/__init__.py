@@ -13,6 +13,7 @@ from fmlora_lab.plots.dots import differences, dots
 from fmlora_lab.plots.heads import accuracy_by_head
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
+from fmlora_lab.plots.measures import measures
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
 from fmlora_lab.plots.sheet import save
 from fmlora_lab.plots.stream_samples import stream_samples
@@ -27,6 +28,7 @@ __all__ = [
     "frontier",
     "heatmaps",
     "lines",
+    "measures",
     "pareto",
     "rank_probabilities",
     "save",

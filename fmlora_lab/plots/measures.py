@@ -1,0 +1,52 @@
+"""Many measures of methods against a few outcomes, on one page: which go together?"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fmlora_lab.config import title_of
+from fmlora_lab.plots.point_labels import name_points
+from fmlora_lab.plots.sheet import PAGE, TINY, drawn, family_keys, finish, open_over_grid, panels
+from fmlora_lab.plots.style import INK, styles
+
+
+def measures(
+    table: pd.DataFrame,
+    across: Mapping[str, str],
+    down: Mapping[str, str],
+    notes: Mapping[tuple[str, str], str],
+    title: str,
+    named: Sequence[str] = (),
+) -> Figure:
+    """A panel for every column of `across` (measures) and of `down` (outcomes) of a table with a
+    row a method: a mark a method, left out where one of the two is NaN.
+
+    `across` and `down` give the axis labels; `notes`, by (measure, outcome), what stands above a
+    panel, such as a correlation; methods in `named` have their name beside their mark.
+    """
+    looks = styles(table.index)
+    figure, axes = panels(
+        len(down), len(across), PAGE, 0.4 + 1.6 * len(down), sharex="col", sharey="row"
+    )
+    for row, outcome in zip(axes, down, strict=True):
+        for axis, measure in zip(row, across, strict=True):
+            open_over_grid(axis)
+            points = table[[measure, outcome]].dropna()
+            for method, (x, y) in zip(points.index, points.to_numpy(float), strict=True):
+                axis.plot(x, y, **drawn({**looks[method], "linestyle": "none"}))
+            axis.margins(0.12)
+            axis.annotate(
+                notes.get((measure, outcome), ""), (0, 1), (0, 3), "axes fraction",
+                "offset points", fontsize=TINY, color=INK,
+            )  # fmt: skip
+        row[0].set_ylabel(down[outcome])
+    for axis, measure in zip(axes[-1], across, strict=True):
+        axis.set_xlabel(across[measure])
+    finish(figure, title, family_keys(table.index))
+    for row, outcome in zip(axes, down, strict=True):
+        for axis, measure in zip(row, across, strict=True):
+            points = table.loc[table.index.isin(named), [measure, outcome]].dropna()
+            places = zip(points.index, points.to_numpy(float), strict=True)
+            name_points(axis, [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places])
+    return figure
