@@ -26,7 +26,7 @@ from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import Backbone, RunConfig, title_of
 from fmlora_lab.files import write_atomically
-from fmlora_lab.methods.method import StageEnd, TaskInfo
+from fmlora_lab.methods.method import StageEnd, StepBatch, TaskInfo
 from fmlora_lab.runs.archive import RESULTS, use_shipped
 from fmlora_lab.runs.estimate import timed
 from fmlora_lab.runs.folder import runs_root
@@ -54,6 +54,7 @@ class Row:
         self.name, self.learner = name, Learner(config, model, CLASSES, device)
         method = self.learner.method
         draw = torch.Generator().manual_seed(0)
+        self.choices = torch.Generator().manual_seed(1)
         size = (batch_size, 3, model.image_size, model.image_size)
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=draw)
         labels = torch.randint(0, CLASSES, (batch_size,), generator=draw)
@@ -90,12 +91,12 @@ class Row:
             method.end_stage(stage, StageEnd(None, task.generator))
 
     def step(self) -> None:
-        """One training step."""
-        self.learner.method.train()
-        self.optimizer.zero_grad()
-        self.learner.loss(self.images).backward()
-        self.optimizer.step()
-        self.learner.method.eval()
+        """One training step, in the method's own way."""
+        method = self.learner.method
+        method.train()
+        method.on_step(self.choices)
+        method.step(StepBatch(self.images, None, self.learner.loss, self.optimizer))
+        method.eval()
 
     def infer(self) -> None:
         """One pass over the batch as evaluation makes it."""
