@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fmlora_lab import run
+from fmlora_lab.backbone.low_rank import times
 from fmlora_lab.methods.method import METHODS
 from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
@@ -86,7 +87,7 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
             wide = [torch.cat([method.V[i] for i in own], dim=1) for own in method.weights]
             pairs = [*zip(blocks, wide, strict=True)]
         elif name != "fm-lora":
-            pairs = [(update.U, update.V) for update in method.factors()]
+            pairs = [(times(update.U, update.C), update.V) for update in method.factors()]
         else:
             f = method.factorized
             parts = (f.U, f.V) if f.learning_bases else (f.M, f.N)
