@@ -8,6 +8,9 @@ QUICK = {
     "sd-lora": {"rank": 4, "lr": 0.01, "lr_magnitudes": 0.01},
     "inflora": {"rank": 4, "lr": 0.03, "threshold": 0.9},
     "rank1-pool": {"lr": 0.05, "ago": 0.01},
+    "sora": {"rank": 4, "lr": 0.01, "penalty": 0.01},
+    "block-lora": {"rank": 16, "heads": 4, "lr": 0.005},
+    "xgb-lora": {"boosters": 2, "share": 0.75, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {
         "general_blocks": [0],

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fmlora_lab import run
+from fmlora_lab.backbone.low_rank import times
 from fmlora_lab.methods.method import METHODS
 from fmlora_lab.methods.starts import STARTS, shares_of_starts
 
@@ -74,7 +75,8 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
 ):
     """Against dense updates and what the factors were before the first step of training."""
     keeper = memory_keeper()
-    settings = quick(name, blocks=[0], layers=["attn.qkv", "mlp.fc2"])
+    single = {"boosters": 1, "share": 1.0} if name == "xgb-lora" else {}
+    settings = quick(name, blocks=[0], layers=["attn.qkv", "mlp.fc2"], **single)
     started = trainer(settings, tiny_stream(tasks=2), keeper=keeper, epochs=3)
     method, before, after = started.method, [], []
     on_step, begin_stage, end_task = method.on_step, method.begin_stage, method.end_task
@@ -85,8 +87,10 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
             blocks = [torch.block_diag(*(method.U[i] for i in own)) for own in method.weights]
             wide = [torch.cat([method.V[i] for i in own], dim=1) for own in method.weights]
             pairs = [*zip(blocks, wide, strict=True)]
+        elif name == "xgb-lora" and not method.chosen:  # the only booster is in the weight
+            pairs = [(getattr(method, f"U{s}"), getattr(method, f"V{s}")) for s in range(2)]
         elif name != "fm-lora":
-            pairs = [(update.U, update.V) for update in method.factors()]
+            pairs = [(times(update.U, update.C), update.V) for update in method.factors()]
         else:
             f = method.factorized
             parts = (f.U, f.V) if f.learning_bases else (f.M, f.N)

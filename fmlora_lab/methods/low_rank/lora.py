@@ -63,10 +63,16 @@ class LoRA(Method):
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:
-        moved = zip(self.U, self.V, self.V_start, strict=True)
-        record = shares_of_starts(((U, None), (V, start)) for U, V, start in moved)
-        for site, update in zip(self.model.sites, self.factors(), strict=True):
+        record = self.merged(self.factors())
+        for U in self.U:
+            U.zero_()
+        return record
+
+    def merged(self, updates: list[Factors]) -> dict[str, Tensor]:
+        """Sum every site's U Vᵀ into its weight; returns what the analysis of updates reads."""
+        moved = zip(updates, self.V_start, strict=True)
+        record = shares_of_starts(((u.U, None), (u.V, start)) for u, start in moved)
+        for site, update in zip(self.model.sites, updates, strict=True):
             record |= {f"U.{site.name}": update.U.clone(), f"V.{site.name}": update.V.clone()}
             site.weight += site.full_rows(update).dense()
-            update.U.zero_()
         return record
