@@ -75,7 +75,7 @@ def overlap(u: Update, w: Update) -> float:
 
 def overlaps(of: list[dict[str, Update]]) -> dict[str, Array]:
     """The overlap of every two tasks (N, N), by site."""
-    return {site: _pairs([unit(task[site]) for task in of], inner) for site in of[0]}
+    return {site: pairs([unit(task[site]) for task in of], inner) for site in of[0]}
 
 
 def directions(sigma: Array) -> NDArray[np.bool_]:
@@ -108,7 +108,7 @@ def measure(run: Run) -> dict[str, Any]:
     every = np.stack(list(by_site.values()))
     bases = {site: [spaces(task[site]) for task in of] for site in by_site}
     outputs, inputs = (
-        np.mean([_pairs([b[side] for b in of_site], _alike) for of_site in bases.values()], axis=0)
+        np.mean([pairs([b[side] for b in of_site], _alike) for of_site in bases.values()], axis=0)
         for side in (0, 1)
     )
     return {
@@ -243,7 +243,7 @@ def _alike(P: Array, Q: Array) -> float:
     return float(found.mean()) if found.size else 0.0
 
 
-def _pairs(of: list[Item], relation: Callable[[Item, Item], float]) -> Array:
+def pairs(of: list[Item], relation: Callable[[Item, Item], float]) -> Array:
     """A symmetric relation of every two (N, N)."""
     table = np.zeros((len(of), len(of)))
     for i, j in zip(*np.triu_indices(len(of)), strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fmlora_lab.analysis.collision import collision_rates
 from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable
@@ -30,6 +31,8 @@ def prepare(run: Run) -> None:
     if not run.shipped:
         check_writable(run.folder.path)
     related(run)
+    if not run.shipped:
+        collision_rates(run)
     if run.label.updates == "cores":
         run.derived("truncated", lambda: truncated(run))
 

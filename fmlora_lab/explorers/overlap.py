@@ -8,6 +8,7 @@ import numpy as np
 from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
+from fmlora_lab.analysis.collision import known_rates
 from fmlora_lab.analysis.overlap import WEIGHTS, Relation, related, relation
 from fmlora_lab.analysis.starts import SIDES, at_weight, said
 from fmlora_lab.analysis.updates import Array
@@ -73,7 +74,9 @@ def draw(
     i, j = first - 1, second - 1
     picture.show(f"block {block}, {weight}", (i, j), of)
     starts = [at_weight(run, name, related(run)) for run in (left, right)]
-    return picture, words(names, of, i, j) + start_words(names, starts, i, j)
+    rates = [known_rates(run, name) for run in (left, right)]
+    said = words(names, of, rates, i, j) + start_words(names, starts, i, j)
+    return picture, said
 
 
 @lru_cache(8)
@@ -90,22 +93,30 @@ def built(left: Run, right: Run) -> tuple[OverlapPair, tuple[str, str]]:
     return OverlapPair(names, sizes, max(map(np.max, off)), strongest, widest), names
 
 
-def words(names: Sequence[str], of: Sequence[Relation], i: int, j: int) -> str:
-    """The chosen pair's numbers, and the overlap of its first task with every task."""
+def words(
+    names: Sequence[str], of: Sequence[Relation], rates: Sequence[Array], i: int, j: int
+) -> str:
+    """The chosen pair's numbers, and the overlap and collision rate of its first task with every
+    task."""
     titles = [title_of(name) for name in names]
     pair = {
         "overlap": [signed(r.overlap[i, j]) for r in of],
+        "collision rate": [percent(rate[i, j]) for rate in rates],
         "smallest angle, written to": [smallest(r.outputs[i, j]) for r in of],
         "smallest angle, read from": [smallest(r.inputs[i, j]) for r in of],
         f"size of task {i + 1}": [f"{size(r, i):.2f}" for r in of],
         f"size of task {j + 1}": [f"{size(r, j):.2f}" for r in of],
     }
     n = min(len(r.overlap) for r in of)
-    row = {f"task {t + 1}": [signed(r.overlap[i, t]) for r in of] for t in range(n) if t != i}
+    others = [t for t in range(n) if t != i]
+    overlaps = {f"task {t + 1}": [signed(r.overlap[i, t]) for r in of] for t in others}
+    collisions = {f"task {t + 1}": [percent(rate[i, t]) for rate in rates] for t in others}
     return (
         table(f"Tasks {i + 1} and {j + 1}", titles, pair)
-        + table(f"Overlap of task {i + 1} with", titles, row)
-        + "<small>Size: ‖ΔW‖, the root of the sum of squared singular values.</small>"
+        + table(f"Overlap of task {i + 1} with", titles, overlaps)
+        + table(f"Collision rate of task {i + 1} with", titles, collisions)
+        + "<small>Size: ‖ΔW‖, the root of the sum of squared singular values. Collision rate: "
+        "share of the weight's numbers that both tasks change.</small>"
     )
 
 
@@ -128,6 +139,11 @@ def smallest(cosines: Array) -> str:
     """The smallest principal angle; none where a task changed nothing."""
     angles = degrees_of(cosines)
     return f"{angles[0]:.0f}°" if len(angles) else "–"
+
+
+def percent(rate: float) -> str:
+    """A rate in percent; none of a run that came without it."""
+    return "–" if np.isnan(rate) else f"{100 * rate:.1f}%"
 
 
 def size(of: Relation, task: int) -> float:

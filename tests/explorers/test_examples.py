@@ -112,7 +112,8 @@ def test_the_command_makes_a_run_ready_for_the_explorers(stored, call, tmp_path)
     assert call(*words) == (0, f"{stored.id}: ready for the explorers\n", "")
     (own,) = load_runs(tmp_path)
     assert smaller_ranks(own) == truncated(stored)
-    assert own.folder.derived_files() == ["derived/relations.safetensors", "derived/truncated.json"]
+    names = ("collisions.safetensors", "relations.safetensors", "truncated.json")
+    assert own.folder.derived_files() == [f"derived/{name}" for name in names]
 
 
 def test_the_command_refuses_a_run_that_is_not_there(stored, call):

@@ -9,7 +9,7 @@ from fmlora_lab.analysis.overlap import related
 from fmlora_lab.analysis.starts import at_weight, said
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import subspace_overlap
-from fmlora_lab.explorers.overlap import built, explorer, smallest, start_words
+from fmlora_lab.explorers.overlap import built, explorer, percent, smallest, start_words
 from fmlora_lab.plots.overlap import signed
 from fmlora_lab.plots.style import FAMILY_LOOKS
 
@@ -66,6 +66,19 @@ def test_the_pair_and_its_row_are_written_out(page, move):
             f">{signed(value)}<" in page.words.value for t, value in enumerate(found) if t != 3
         )
     assert "Tasks 4 and 9" in page.words.value and "task 10<" in page.words.value
+
+
+def test_collision_rates_stand_beside_overlaps_where_they_are_known(page, move, monkeypatch):
+    """Runs that came with the lab before they were measured have none."""
+    move(block=2, weight="k", first=4, second=9)
+    pair, shown = page.words.value.split("Collision rate of task 4 with")
+    assert "collision rate</th><td" in pair and shown.split("</table>")[0].count(">–<") == 2 * 9
+    rates = np.arange(100).reshape(10, 10) / 1000
+    monkeypatch.setattr("fmlora_lab.explorers.overlap.known_rates", lambda run, weight: rates)
+    move(block=3, weight="k", first=4, second=9)
+    pair, shown = page.words.value.split("Collision rate of task 4 with")
+    assert pair.count(">3.8%<") == 2
+    assert all(shown.count(f">{percent(rates[3, t])}<") == 2 for t in range(10) if t != 3)
 
 
 @pytest.mark.parametrize(
