@@ -125,7 +125,8 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
                 assert share[side].item() == pytest.approx(mean_part(now, start), abs=1e-4)
                 k = spanned(start).shape[1]
                 assert chance[side].item() == pytest.approx(k / len(start))
-                assert (share[side] > 0.99999) == (name == "inflora" or k == len(start))
+                frozen = np.array_equal((U, V)[side], start)  # designed, as InfLoRA's V
+                assert (share[side] > 0.99999) == (frozen or k == len(start))
             assert (chance > 0).sum() == 1  # one side starts at zero
     by_side = [record["start_chance"].gt(0).all(0).tolist() for record in keeper.records]
     assert by_side == [[False, True], [name == "fm-lora", name != "fm-lora"]]
