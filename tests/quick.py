@@ -10,6 +10,7 @@ QUICK = {
     "sora": {"rank": 4, "lr": 0.01, "penalty": 0.01},
     "block-lora": {"rank": 16, "heads": 4, "lr": 0.005},
     "xgb-lora": {"boosters": 2, "share": 0.75, "lr": 0.01},
+    "ortho-lora": {"rank": 4, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {
         "general_blocks": [0],

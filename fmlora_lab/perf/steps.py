@@ -26,7 +26,7 @@ from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import Backbone, RunConfig, title_of
 from fmlora_lab.files import write_atomically
-from fmlora_lab.methods.method import StageEnd, TaskInfo
+from fmlora_lab.methods.method import StageEnd, StepBatch, TaskInfo
 from fmlora_lab.runs.archive import RESULTS, use_shipped
 from fmlora_lab.runs.estimate import timed
 from fmlora_lab.runs.folder import runs_root
@@ -90,11 +90,9 @@ class Row:
             method.end_stage(stage, StageEnd(None, task.generator))
 
     def step(self) -> None:
-        """One training step."""
+        """One training step, in the method's own way."""
         self.learner.method.train()
-        self.optimizer.zero_grad()
-        self.learner.loss(self.images).backward()
-        self.optimizer.step()
+        self.learner.method.step(StepBatch(self.images, None, self.learner.loss, self.optimizer))
         self.learner.method.eval()
 
     def infer(self) -> None:
