@@ -14,6 +14,7 @@ QUICK = {
     "xgb-lora": {"boosters": 2, "share": 0.75, "lr": 0.01},
     "o-lora": {"rank": 4, "lr": 0.01, "orthogonality": 0.05},
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},
+    "ortho-lora": {"rank": 4, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {
         "general_blocks": [0],

@@ -11,7 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from fmlora_lab.config import METHOD_LABELS, title_of
 from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.point_labels import height_of, name_ends, part_ends
-from fmlora_lab.plots.sheet import drawn, family_keys, finish, panel, whole_numbers
+from fmlora_lab.plots.sheet import (
+    COLUMN,
+    MANY,
+    PAGE,
+    drawn,
+    family_keys,
+    finish,
+    panel,
+    whole_numbers,
+)
 from fmlora_lab.plots.style import INK, OWN, family_of, styles
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
@@ -22,8 +31,8 @@ def accuracy_over_tasks(curves: Mapping[str, ArrayLike]) -> Figure:
     """Acc_t in percent against the tasks seen, a line a method, named at its end with its Acc.
 
     `curves` gives (N,) or (orders, N) by method; class orders are averaged, with the 95% t
-    interval as a band. A method that was measured only at the end (it saw all tasks at once) is a
-    dashed line at its Acc.
+    interval as a band (of more than `MANY` methods the lab's own family alone has one). A method
+    that was measured only at the end (it saw all tasks at once) is a dashed line at its Acc.
     """
     orders = {name: np.atleast_2d(np.asarray(c, float)) for name, c in curves.items()}
     last = {name: c[:, -1].mean() for name, c in orders.items()}
@@ -69,9 +78,17 @@ def _named_lines(
     title: str,
     log_x: bool = False,
 ) -> Figure:
-    figure, axis = panel(max(2.4, 0.45 + height_of(said.values())))  # 0.45: below the axes
+    many = len(said) > MANY
+    tall = max(2.4, 0.45 + height_of(said.values()))  # 0.45: below the axes
+    figure, axis = panel(tall, width=PAGE if many else COLUMN)
     looks = styles(said)
-    ends = draw_lines(axis, curves, looks, **how)
+    if many:  # marks and intervals of all of them would hide each other
+        thin = {name: own for name, own in curves.items() if family_of(name) != OWN}
+        plain = {name: {**looks[name], "marker": None} for name in thin}
+        ends = draw_lines(axis, thin, plain, errorbar=None)
+        ends |= draw_lines(axis, {n: c for n, c in curves.items() if n not in thin}, looks, **how)
+    else:
+        ends = draw_lines(axis, curves, looks, **how)
     names = [(said[name], end, looks[name]["color"]) for name, end in ends.items()]
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_x else "linear")
     _ticks(axis, np.unique([place for x, _ in curves.values() for place in np.ravel(x)]))
@@ -102,7 +119,7 @@ def draw_lines(
         if measured.any():
             places = np.broadcast_to(x, y.shape).ravel()
             look = drawn(looks[name])
-            sns.lineplot(x=places, y=y.ravel(), errorbar=t_interval, ax=axis, **look, **how)
+            sns.lineplot(x=places, y=y.ravel(), ax=axis, **look, **{"errorbar": t_interval, **how})
             last = np.where(measured, x, -np.inf).argmax()
             ends[name] = (x[last], np.nanmean(y[:, last]))
     return ends

@@ -46,7 +46,7 @@ def measures(
     finish(figure, title, family_keys(table.index))
     for row, outcome in zip(axes, down, strict=True):
         for axis, measure in zip(row, across, strict=True):
-            points = table.loc[table.index.isin(named), [measure, outcome]].dropna()
+            points = table.loc[table.index.isin(list(named)), [measure, outcome]].dropna()
             places = zip(points.index, points.to_numpy(float), strict=True)
             name_points(axis, [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places])
     return figure

@@ -28,6 +28,8 @@ MARK = 4.5
 """Size of a mark, in points."""
 EDGE = 0.04
 """Inches left free at the figure's edges."""
+MANY = 12
+"""Of more names than this a figure is as wide as the page, with less ink for each."""
 EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.4}
 """A white edge keeps marks apart that lie on each other."""
 DETERMINISTIC: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "fmlora-lab"}
@@ -46,9 +48,11 @@ def panels(
     return figure, axes
 
 
-def panel(height: float = 2.4, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
-    """A figure of one column's width with one panel of `height` inches."""
-    figure, ((axis,),) = panels(1, 1, COLUMN, height)
+def panel(
+    height: float = 2.4, grid: Literal["x", "y"] = "y", width: float = COLUMN
+) -> tuple[Figure, Axes]:
+    """A figure with one panel of `height` inches, by default of one column's width."""
+    figure, ((axis,),) = panels(1, 1, width, height)
     open_over_grid(axis, grid)
     return figure, axis
 

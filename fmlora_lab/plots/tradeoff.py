@@ -13,7 +13,7 @@ from fmlora_lab.config import title_of
 from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.lines import draw_lines
 from fmlora_lab.plots.point_labels import Name, name_points
-from fmlora_lab.plots.sheet import TINY, family_keys, finish, keys, panel
+from fmlora_lab.plots.sheet import COLUMN, MANY, PAGE, TINY, family_keys, finish, keys, panel
 from fmlora_lab.plots.style import styles
 
 
@@ -72,22 +72,25 @@ def pareto(points: Mapping[str, tuple[ArrayLike, float]], cost: str, log: bool =
 
     `points` gives (Acc, a number or one a class order; cost) by method; several orders draw the
     95% t interval.
-    `cost` is the axis label with its unit. With `log`, the axis is logarithmic from 1 on, with 0
-    at its left end.
+    `cost` is the axis label with its unit. With `log`, the axis is logarithmic from the lowest cost
+    on, with 0 at its left end.
     """
     accs = {name: np.ravel(acc).astype(float) for name, (acc, _) in points.items()}
     places = {name: (float(price), accs[name].mean()) for name, (_, price) in points.items()}
-    figure, axis = panel(2.8)
+    many = len(points) > MANY
+    figure, axis = panel(3.6 if many else 2.8, width=PAGE if many else COLUMN)
     bars = {name: ([places[name][0]], acc[:, None]) for name, acc in accs.items()}
-    draw_lines(axis, bars, styles(points), err_style="bars", err_kws={"elinewidth": 0.8})
+    ink = {"elinewidth": 0.4 if many else 0.8}
+    draw_lines(axis, bars, styles(points), err_style="bars", err_kws=ink)
     best = _unbeaten(places)
     corners = np.repeat([places[name] for name in best], 2, axis=0)  # (2 k, 2)
     stairs = np.column_stack([corners[1:, 0], corners[:-1, 1]])
     axis.plot(*stairs.T, color="#999999", linewidth=0.8, zorder=0)
     if log:
-        axis.set_xscale("symlog", linthresh=1e3)
-        most = max(1e3, *(price for price, _ in places.values()))
-        axis.set_xticks([0, *(10.0**k for k in range(3, 1 + round(np.log10(most))))])
+        prices = [price for price, _ in places.values() if price > 0] or [1e3]
+        first = int(np.log10(min(prices)))
+        axis.set_xscale("symlog", linthresh=10.0**first)
+        axis.set_xticks([0, *(10.0**k for k in range(first, 1 + round(np.log10(max(prices)))))])
         axis.minorticks_off()
     else:
         axis.set_xlim(0, None)
