@@ -1,8 +1,8 @@
 """Many measures of methods against a few outcomes, on one page: which go together?"""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from fmlora_lab.config import title_of
@@ -10,9 +10,12 @@ from fmlora_lab.plots.point_labels import name_points
 from fmlora_lab.plots.sheet import PAGE, TINY, drawn, family_keys, finish, open_over_grid, panels
 from fmlora_lab.plots.style import INK, styles
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 def measures(
-    table: pd.DataFrame,
+    table: "DataFrame",
     across: Mapping[str, str],
     down: Mapping[str, str],
     notes: Mapping[tuple[str, str], str],

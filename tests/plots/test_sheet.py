@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from pandas import DataFrame
 from PIL import Image
 from reading import written
 
@@ -81,6 +82,11 @@ def drawn(name: str, methods: list[str]):
         "stream_samples": lambda: plots.stream_samples(
             [(f"classes {i} to {i + 9}", pixels, tasks) for i in range(2)], CLASSES
         ),
+        "measures": lambda: plots.measures(
+            DataFrame({name: draw.normal(size=len(methods)) for name in "abcdef"}, index=methods),
+            dict.fromkeys("abcd", LONG), {"e": ACC, "f": "forgetting (points)"},
+            {(x, y): "ρ = −0.42 (−0.71 to −0.01)" for x in "abcd" for y in "ef"}, TITLE, few[:4],
+        ),
     }  # fmt: skip
     return figures[name]()
 
@@ -88,15 +94,17 @@ def drawn(name: str, methods: list[str]):
 FIGURES = [
     "accuracy_over_tasks", "lines", "trade_off", "frontier", "pareto", "scatter", "dots",
     "dots, one series", "dots, long names", "accuracy_matrices", "heatmaps", "rank_probabilities",
-    "stream_samples",
+    "stream_samples", "measures",
 ]  # fmt: skip
-SEVERAL_PANELS = ("accuracy_matrices", "heatmaps", "stream_samples")
+SEVERAL_PANELS = ("accuracy_matrices", "heatmaps", "stream_samples", "measures")
+OF_MANY = ("accuracy_over_tasks", "lines", "pareto")
+"""Figures that widen for as many methods as these."""
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_on_paper_nothing_is_cut_off_or_covered(name, toys):
     figure = drawn(name, list(toys))
-    assert figure.get_figwidth() == (PAGE if name in SEVERAL_PANELS else COLUMN)
+    assert figure.get_figwidth() == (PAGE if name in SEVERAL_PANELS + OF_MANY else COLUMN)
     assert figure.get_figheight() < 7
     figure.draw_without_rendering()
     texts, (head,) = written(figure), figure.texts
