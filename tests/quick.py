@@ -6,6 +6,7 @@ QUICK = {
     "full": {"lr": 0.003},
     "joint": {"lr": 0.003, "epochs": 3},
     "sd-lora": {"rank": 4, "lr": 0.01, "lr_magnitudes": 0.01},
+    "slao": {"rank": 4, "lr": 0.01},
     "inflora": {"rank": 4, "lr": 0.03, "threshold": 0.9},
     "loda": {"rank": 4, "lr": 0.01},
     "rank1-pool": {"lr": 0.05, "ago": 0.01},
