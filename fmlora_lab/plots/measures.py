@@ -49,7 +49,9 @@ def measures(
     finish(figure, title, family_keys(table.index))
     for row, outcome in zip(axes, down, strict=True):
         for axis, measure in zip(row, across, strict=True):
-            points = table.loc[table.index.isin(list(named)), [measure, outcome]].dropna()
-            places = zip(points.index, points.to_numpy(float), strict=True)
-            name_points(axis, [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places])
+            points = table[[measure, outcome]].dropna()
+            told = points.loc[points.index.isin(list(named))]
+            places = zip(told.index, told.to_numpy(float), strict=True)
+            names = [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places]
+            name_points(axis, names, [[p, p] for p in points.to_numpy(float)])
     return figure

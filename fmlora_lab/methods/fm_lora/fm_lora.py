@@ -6,6 +6,9 @@
 
 Source: Yu et al. 2025, "FM-LoRA: Factorized Low-Rank Meta-Prompting for Continual Learning",
 arXiv 2504.08823. No code was published; each choice the paper leaves open is an option here.
+
+The nearest published relative of F-LoRA's factorisation is C-LoRA (`low_rank.c_lora`): shared
+factors too, which however go on learning, around a routing matrix that takes in every task's part.
 """
 
 from collections.abc import Iterator
