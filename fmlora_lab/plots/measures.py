@@ -53,5 +53,6 @@ def measures(
             told = points.loc[points.index.isin(list(named))]
             places = zip(told.index, told.to_numpy(float), strict=True)
             names = [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places]
-            name_points(axis, names, [[p, p] for p in points.to_numpy(float)])
+            if names:
+                name_points(axis, names, [[p, p] for p in points.to_numpy(float)])
     return figure
