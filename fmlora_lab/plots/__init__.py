@@ -14,6 +14,7 @@ from fmlora_lab.plots.heads import accuracy_by_head
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
+from fmlora_lab.plots.ranks_by_task import ranks_by_task
 from fmlora_lab.plots.sheet import save
 from fmlora_lab.plots.stream_samples import stream_samples
 from fmlora_lab.plots.tradeoff import frontier, pareto, scatter, trade_off
@@ -29,6 +30,7 @@ __all__ = [
     "lines",
     "pareto",
     "rank_probabilities",
+    "ranks_by_task",
     "save",
     "scatter",
     "stream_samples",
