@@ -9,7 +9,7 @@ QUICK = {
     "inflora": {"rank": 4, "lr": 0.03, "threshold": 0.9},
     "sora": {"rank": 4, "lr": 0.01, "penalty": 0.01},
     "block-lora": {"rank": 16, "heads": 4, "lr": 0.005},
-    "xgb-lora": {"boosters": 2, "share": 0.75, "lr": 0.01},
+    "xgb-lora": {"steps": 3, "share": 0.75, "lr": 0.01},
     "ortho-lora": {"rank": 4, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {

@@ -25,6 +25,7 @@ def ranks_by_task(ranks: Mapping[str, ArrayLike], title: str) -> Figure:
     axis.set(xlabel="task, t", ylabel="rank: mean over sites, and sites as marks")
     axis.xaxis.set_major_locator(whole_numbers())
     axis.yaxis.set_major_locator(whole_numbers())
+    axis.margins(x=0.06, y=0.1)
     axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     return finish(figure, title, keys(looks))
 
