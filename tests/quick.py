@@ -16,6 +16,7 @@ QUICK = {
     "c-lora": {"rank": 8, "lr": 0.02},
     "o-lora": {"rank": 4, "lr": 0.01, "orthogonality": 0.05},
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},
+    "xgb-lora": {"steps": 3, "share": 0.75, "lr": 0.01},
     "ortho-lora": {"rank": 4, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {

@@ -1,4 +1,5 @@
-"""What the rank selector chose in a stored run, and what it would choose at other settings."""
+"""What the rank selector chose in a stored run, and what it would choose at other settings; and
+what training left where no selector chose."""
 
 from dataclasses import dataclass
 from math import log
@@ -102,6 +103,15 @@ def tasks_of(run: Run) -> "DataFrame":
     known = [name for name in ("rank", "H", *ESTIMATES) if name in records[0]]
     rows = [{name: float(np.mean(record[name])) for name in known} for record in records]
     return DataFrame(rows, index=np.arange(1, len(rows) + 1)).rename_axis("task")
+
+
+def ranks_by_site(run: Run) -> Array:
+    """The rank of every task at every site (N, S): of FM-LoRA what was chosen, of SoRA how many
+    directions stay. BadInput for a run that gives tasks no rank."""
+    records = [run.task(t) for t in range(run.result["task_files"])]
+    if "rank" not in records[0]:
+        raise BadInput(f"run {run.id} is of {run.method_name}, which gives tasks no rank")
+    return np.stack([record["rank"].astype(float).ravel() for record in records])
 
 
 def within_task_error(run: Run) -> Array:

@@ -11,6 +11,7 @@ from fmlora_lab.analysis.rank_choice import (
     FORMS,
     Choices,
     choices_of,
+    ranks_by_site,
     smaller_ranks,
     tasks_of,
     within_task_error,
@@ -18,16 +19,19 @@ from fmlora_lab.analysis.rank_choice import (
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
-from fmlora_lab.plots.rank_choice import RankChoice
+from fmlora_lab.plots.rank_choice import RankChoice, RanksLeft
 from fmlora_lab.plots.screen import Screen
 from fmlora_lab.runs.stored import Run
 
+DROPS = "sora"
+"""The method whose ranks are what training leaves of `rank` directions, not choices."""
 HIGHEST = 1.5
 """Complexity is drawn up to here: 1 is what guessing has."""
 HINT = """with the paper's form, move H: the bars sharpen, but the winner never changes, so a task's
 difficulty cannot choose its rank. With the calibrated form the winner passes through the candidates
 as H grows; a larger λ moves that to harder tasks, a larger τ makes all probabilities alike without
-changing the winner. Below: how little accuracy is often lost at a smaller rank."""
+changing the winner. Below: how little accuracy is often lost at a smaller rank. A run of SoRA has
+no probabilities: it shows how many directions training left, by task and site."""
 
 
 def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
@@ -40,7 +44,8 @@ def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBo
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    run = dropdown("run", offered(runs_dir, lambda r: r.method_name == "fm-lora"), "fm-lora")
+    found = offered(runs_dir, lambda r: r.method_name in ("fm-lora", DROPS))
+    run = dropdown("run", found, "fm-lora")
     form = ToggleButtons(options=FORMS, description="form", style={"button_width": "6em"})
     H = FloatSlider(0.4, min=0.02, max=HIGHEST, step=0.01, description="H")
     tau = FloatLogSlider(1, min=-1.5, max=1, step=0.02, description="τ", readout_format=".2f")
@@ -49,6 +54,10 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 
     def adjust() -> None:
         now = run_of(run)
+        for control in (form, H, tau, cost):
+            control.disabled = now.method_name == DROPS
+        if now.method_name == DROPS:
+            return
         if standing != [now]:
             standing[:] = [now]
             found = choices_of(now)
@@ -63,6 +72,8 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 
 def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Screen, str]:
     """The figure of a run at these settings, and its numbers."""
+    if run.method_name == DROPS:
+        return ranks_left(run), words_left(run)
     picture = built(run)
     picture.show(H, form, tau, cost)
     return picture, words(picture.choices, H, form, tau, cost) + hardness(run)
@@ -76,6 +87,21 @@ def built(run: Run) -> RankChoice:
     except BadInput as lacking:
         smaller = str(lacking)
     return RankChoice(choices, smaller, max(HIGHEST, 1.05 * choices.H.max()))
+
+
+@lru_cache(8)
+def ranks_left(run: Run) -> RanksLeft:
+    return RanksLeft(ranks_by_site(run), run.config["method"]["rank"])
+
+
+@lru_cache(8)
+def words_left(run: Run) -> str:
+    """How many directions each task kept over its sites, beside how hard it was."""
+    rows = {
+        f"task {t}": [f"{ranks.mean():.1f}", f"{ranks.min():.0f}", f"{ranks.max():.0f}", error]
+        for t, (ranks, error) in enumerate(zip(ranks_by_site(run), errors(run), strict=True), 1)
+    }
+    return table("Directions that stay", ["mean", "least", "most", "error within the task"], rows)
 
 
 def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str:
@@ -98,12 +124,16 @@ def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str
 @lru_cache(8)
 def hardness(run: Run) -> str:
     """How hard each task was by H and by its error with the task given, beside its rank."""
-    try:
-        errors = [f"{error:.1f}%" for error in within_task_error(run)]
-    except BadInput:
-        errors = ["–"] * run.result["task_files"]
     rows = {
         f"task {t}": [f"{task['H']:.2f}", error, f"{task['rank']:g}"]
-        for (t, task), error in zip(tasks_of(run).iterrows(), errors, strict=True)
+        for (t, task), error in zip(tasks_of(run).iterrows(), errors(run), strict=True)
     }
     return table("How hard", ["H", "error within the task", "rank"], rows)
+
+
+def errors(run: Run) -> list[str]:
+    """Each task's error with the task given, "–" where it was not measured."""
+    try:
+        return [f"{error:.1f}%" for error in within_task_error(run)]
+    except BadInput:
+        return ["–"] * run.result["task_files"]

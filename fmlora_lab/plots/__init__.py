@@ -15,6 +15,7 @@ from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.measures import measures
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
+from fmlora_lab.plots.ranks_by_task import ranks_by_task
 from fmlora_lab.plots.sheet import save
 from fmlora_lab.plots.stream_samples import stream_samples
 from fmlora_lab.plots.tradeoff import frontier, pareto, scatter, trade_off
@@ -31,6 +32,7 @@ __all__ = [
     "measures",
     "pareto",
     "rank_probabilities",
+    "ranks_by_task",
     "save",
     "scatter",
     "stream_samples",

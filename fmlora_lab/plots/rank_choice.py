@@ -1,4 +1,5 @@
-"""The rank selector's probabilities at settings that move, and what its choices cost."""
+"""The rank selector's probabilities at settings that move, and what its choices cost; and the ranks
+that training left where there are no probabilities."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fmlora_lab.analysis.rank_choice import Choices
+from fmlora_lab.plots.ranks_by_task import draw_ranks
 from fmlora_lab.plots.screen import Screen
-from fmlora_lab.plots.sheet import MARK, SMALL, TEXT
-from fmlora_lab.plots.style import INK
+from fmlora_lab.plots.sheet import MARK, SMALL, TEXT, whole_numbers
+from fmlora_lab.plots.style import INK, styles
 
 GRID = 120
 """Points of a curve."""
@@ -132,3 +134,26 @@ class RankChoice(Screen):
             Line2D([], [], **dot, marker="v", label="the run's tasks"),
         ]
         self.legend(handles, len(handles))
+
+
+class RanksLeft(Screen):
+    """Of a run that drops directions as it trains: how many stay of `of`, by task and site.
+
+    `ranks` is (N, S). Nothing moves: there are no probabilities that settings could change.
+    """
+
+    def __init__(self, ranks: np.ndarray, of: int):
+        super().__init__(3.2)
+        axis = self.place(0.55, 0.55, 6.5, 2.2)
+        draw_ranks(axis, ranks, styles(["sora"])["sora"])
+        axis.axhline(of, color=INK, linewidth=0.8, linestyle="--")
+        axis.set(xlim=(0.4, len(ranks) + 0.6), ylim=(-0.4, of + 0.4), xlabel="task, t")
+        axis.set_ylabel("directions that stay")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(whole_numbers())
+        axis.set_title("line: the mean over sites; marks: as large as the share of sites that "
+                       "keep that many", fontsize=TEXT)  # fmt: skip
+        self.headline(axis).set_text(
+            f"Of {of} directions a site {ranks.mean():.1f} stay on average, from "
+            f"{ranks.min():.0f} to {ranks.max():.0f}"
+        )

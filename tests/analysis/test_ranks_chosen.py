@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fmlora_lab.analysis.rank_choice import ESTIMATES, choices_of, tasks_of, within_task_error
+from fmlora_lab.analysis.rank_choice import (
+    ESTIMATES,
+    choices_of,
+    ranks_by_site,
+    tasks_of,
+    within_task_error,
+)
 from fmlora_lab.config import BadInput
 from fmlora_lab.runs.archive import RESULTS
 from fmlora_lab.runs.stored import load_runs
@@ -63,3 +69,19 @@ def test_a_run_whose_first_task_alone_adapts_chose_nothing():
     method = {"name": "fm-lora", "drs": {"enabled": True}, "adapt": "first-task"}
     with pytest.raises(BadInput, match=r"^run abc chose no ranks for its tasks, .*=every-task`$"):
         choices_of(SimpleNamespace(id="abc", config={"method": method}))
+
+
+def test_ranks_by_site_are_those_of_the_record(found):
+    run = found[True, True]
+    ranks = ranks_by_site(run)
+    assert ranks.shape == (10, run.task(0)["rank"].size)
+    np.testing.assert_array_equal(ranks[3], run.task(3)["rank"].ravel())
+    np.testing.assert_allclose(ranks.mean(1), tasks_of(run)["rank"])
+
+
+def test_a_run_that_gives_no_ranks_says_so():
+    run = SimpleNamespace(
+        id="abc", method_name="lora", result={"task_files": 1}, task=lambda t: {"U.x": np.ones(1)}
+    )
+    with pytest.raises(BadInput, match=r"^run abc is of lora, which gives tasks no rank$"):
+        ranks_by_site(run)

@@ -1,6 +1,7 @@
 """The rank explorer is the selector: its numbers at a run's settings are those of the run."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from fmlora_lab.analysis.rank_choice import choices_of, classes_a_task, smaller_ranks, tasks_of
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import rank_choice
-from fmlora_lab.explorers.rank_choice import built, explorer, hardness
+from fmlora_lab.explorers.rank_choice import built, draw, explorer, hardness
 from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
 from fmlora_lab.runs.archive import prepared
 from fmlora_lab.runs.folder import RunFolder
@@ -203,3 +204,60 @@ def test_static_is_the_figure_that_it_opens_with():
     figure = rank_choice(static=True)
     assert isinstance(figure, Figure) and len(figure.axes) == 3
     assert figure.axes[0].texts[-1].get_text().startswith("The calibrated form, τ = 1.00, λ = ")
+
+
+# A run that drops directions as it trains
+
+
+def left(tmp_path, ranks: list[list[int]]) -> Run:
+    """A run of SoRA on disk, of which training left these ranks, by task and site."""
+    folder, shipped = RunFolder(tmp_path, "def456"), example("calibrated")
+    for name in ("config.json", "environment.json", "result.json"):
+        folder.write_json(name, shipped.folder.read_json(name))
+    config = shipped.folder.read_json("config.json")
+    folder.write_json("config.json", {**config, "method": {"name": "sora", "rank": 8}})
+    for t, rank in enumerate(ranks):
+        folder.write_arrays(f"tasks/{t:02d}.safetensors", {"rank": np.array(rank)}, {})
+    return Run(folder)
+
+
+RANKS = [[0, 3, 8, 3], *[[1, 1, 2, 2]] * 9]
+
+
+def test_of_sora_the_directions_that_stay_are_shown_by_task_and_site(tmp_path):
+    picture, words = draw(left(tmp_path, RANKS), "calibrated", 0.4, 1.0, 1.0)
+    (axis,) = picture.figure.axes
+    means = [[1, 3.5], *([t, 1.5] for t in range(2, 11))]
+    np.testing.assert_allclose(axis.get_lines()[0].get_xydata(), means)
+    spots = axis.collections[0].get_offsets().tolist()
+    assert spots[:5] == [[1, 0], [1, 3], [1, 8], [2, 1], [2, 2]] and len(spots) == 3 + 9 * 2
+    assert axis.get_lines()[1].get_ydata()[0] == 8  # of so many
+    said = picture.moving[-1].get_text()
+    assert said == "Of 8 directions a site 1.7 stay on average, from 0 to 8"
+    for task, cells in ((1, ["3.5", "0", "8"]), (2, ["1.5", "1", "2"])):
+        line = words.split(f">task {task}</th>")[1].split("</tr>")[0]
+        assert [cell.split("<")[0] for cell in line.split("'>")[1:]][:3] == cells
+
+
+def test_it_is_offered_and_its_controls_rest(tmp_path):
+    left(tmp_path, RANKS)
+    page = explorer(tmp_path)
+    run, rest = page.controls["run"], [page.controls[name] for name in ("form", "H", "tau", "cost")]
+    (own,) = [r for _, r in run.options if r.method_name == "sora"]
+    before = page.image.value
+    for chosen, off in ((own, True), (run.options[0][1], False)):
+        run.value = chosen
+        page.wait()
+        assert all(control.disabled == off for control in rest)
+    assert page.image.value == before
+
+
+def test_a_picture_of_what_stays_is_redrawn_in_a_tenth_of_a_second(tmp_path):
+    own = left(tmp_path, RANKS)
+    draw(own, "calibrated", 0.4, 1.0, 1.0)[0].png()
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        draw(own, "calibrated", 0.4, 1.0, 1.0)[0].png()
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.1

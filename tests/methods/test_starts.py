@@ -78,7 +78,7 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
 ):
     """Against dense updates and what the factors were before the first step of training."""
     keeper = memory_keeper()
-    single = {"boosters": 1, "share": 1.0} if name == "xgb-lora" else {}
+    single = {"steps": 100, "share": 1.0} if name == "xgb-lora" else {}
     settings = quick(name, blocks=[0], layers=["attn.qkv", "mlp.fc2"], **single)
     started = trainer(settings, tiny_stream(tasks=2), keeper=keeper, epochs=3)
     method, before, after = started.method, [], []
@@ -90,8 +90,6 @@ def test_a_tasks_record_says_how_far_its_update_left_its_start(
             blocks = [torch.block_diag(*(method.U[i] for i in own)) for own in method.weights]
             wide = [torch.cat([method.V[i] for i in own], dim=1) for own in method.weights]
             pairs = [*zip(blocks, wide, strict=True)]
-        elif name == "xgb-lora" and not method.chosen:  # the only booster is in the weight
-            pairs = [(getattr(method, f"U{s}"), getattr(method, f"V{s}")) for s in range(2)]
         elif name != "fm-lora":
             pairs = [(times(update.U, update.C), update.V) for update in method.factors()]
         else:
@@ -145,4 +143,5 @@ def test_a_resumed_run_remembers_where_its_updates_started(
     for task in range(2):
         for array in STARTS:
             assert whole.task(task)[array].tobytes() == stopped.task(task)[array].tobytes()
-        assert whole.task(task)["start_share"].max() > 0.5
+        # NaN at a site that the task left as it was
+        assert np.nanmax(whole.task(task)["start_share"]) > 0.5

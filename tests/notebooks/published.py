@@ -92,6 +92,8 @@ def test_every_method_has_an_accuracy_on_every_stream():
 def test_ranks_are_among_the_candidates():
     found = results("rank_selector")
     assert found["ranks"] and set(found["ranks"]) <= set(found["candidates"])
+    assert len(found["directions"]) == 5  # of SoRA: a task, a site, of 8
+    assert all(0 <= left <= 8 for task in found["directions"] for left in task)
     assert all(-1 <= rho <= 1 for rho in found["spearman_with_H"].values())
 
 

@@ -55,7 +55,7 @@ def test_a_variant_and_an_order_more_in_a_copied_notebook(tmp_path, capfd):
     assert untouched == stored and len(list(runs.glob("*/result.json"))) == len(now)
 
     table = pd.read_csv(figures / "my_ranks" / "my_ranks.csv", index_col=0)
-    assert list(table.index[-3:]) == ["DRS, calibrated", "DRS, warm", "DRS, paper"]
+    assert list(table.index[-4:]) == ["DRS, calibrated", "DRS, warm", "DRS, paper", "SoRA"]
     assert "±" in table.loc["DRS, warm", "Acc (%)"]
     drawn = (figures / "my_ranks" / "accuracy_over_trained.svg").read_text()
     assert ">DRS, warm</text>" in drawn

@@ -79,6 +79,9 @@ def drawn(name: str, methods: list[str]):
         "rank_probabilities": lambda: plots.rank_probabilities(
             draw.dirichlet(np.ones(4), 10), [2, 4, 8, 16], [8] * 10, draw.uniform(size=10), TITLE
         ),
+        "ranks_by_task": lambda: plots.ranks_by_task(
+            {m: draw.integers(0, 8 + 8 * k, (10, 24)) for k, m in enumerate(few[:3])}, TITLE
+        ),
         "stream_samples": lambda: plots.stream_samples(
             [(f"classes {i} to {i + 9}", pixels, tasks) for i in range(2)], CLASSES
         ),
@@ -94,7 +97,11 @@ def drawn(name: str, methods: list[str]):
 FIGURES = [
     "accuracy_over_tasks", "lines", "trade_off", "frontier", "pareto", "scatter", "dots",
     "dots, one series", "dots, long names", "accuracy_matrices", "heatmaps", "rank_probabilities",
+<<<<<<< HEAD
     "stream_samples", "measures",
+=======
+    "ranks_by_task", "stream_samples",
+>>>>>>> m16c
 ]  # fmt: skip
 SEVERAL_PANELS = ("accuracy_matrices", "heatmaps", "stream_samples", "measures")
 OF_MANY = ("accuracy_over_tasks", "lines", "pareto")
