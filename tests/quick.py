@@ -12,7 +12,6 @@ QUICK = {
     "rank1-pool": {"lr": 0.05, "ago": 0.01},
     "sora": {"rank": 4, "lr": 0.01, "penalty": 0.01},
     "block-lora": {"rank": 16, "heads": 4, "lr": 0.005},
-    "xgb-lora": {"boosters": 2, "share": 0.75, "lr": 0.01},
     "c-lora": {"rank": 8, "lr": 0.02},
     "o-lora": {"rank": 4, "lr": 0.01, "orthogonality": 0.05},
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},

@@ -97,11 +97,7 @@ def drawn(name: str, methods: list[str]):
 FIGURES = [
     "accuracy_over_tasks", "lines", "trade_off", "frontier", "pareto", "scatter", "dots",
     "dots, one series", "dots, long names", "accuracy_matrices", "heatmaps", "rank_probabilities",
-<<<<<<< HEAD
-    "stream_samples", "measures",
-=======
-    "ranks_by_task", "stream_samples",
->>>>>>> m16c
+    "ranks_by_task", "stream_samples", "measures",
 ]  # fmt: skip
 SEVERAL_PANELS = ("accuracy_matrices", "heatmaps", "stream_samples", "measures")
 OF_MANY = ("accuracy_over_tasks", "lines", "pareto")
