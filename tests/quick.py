@@ -8,6 +8,7 @@ QUICK = {
     "sd-lora": {"rank": 4, "lr": 0.01, "lr_magnitudes": 0.01},
     "inflora": {"rank": 4, "lr": 0.03, "threshold": 0.9},
     "c-lora": {"rank": 8, "lr": 0.02},
+    "lilora": {"rank": 8, "own_rank": 2, "lr": 0.02},
     "o-lora": {"rank": 4, "lr": 0.01, "orthogonality": 0.05},
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
