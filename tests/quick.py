@@ -13,6 +13,7 @@ QUICK = {
     "sora": {"rank": 4, "lr": 0.01, "penalty": 0.01},
     "block-lora": {"rank": 16, "heads": 4, "lr": 0.005},
     "c-lora": {"rank": 8, "lr": 0.02},
+    "lilora": {"rank": 8, "own_rank": 2, "lr": 0.02},
     "o-lora": {"rank": 4, "lr": 0.01, "orthogonality": 0.05},
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},
     "xgb-lora": {"steps": 3, "share": 0.75, "lr": 0.01},

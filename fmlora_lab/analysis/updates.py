@@ -38,8 +38,9 @@ def updates(run: Run) -> list[dict[str, Update]]:
 
     FM-LoRA: U = A own_core, V = B. LoRA, InfLoRA: the task's U and V. SD-LoRA: the task's own
     direction at the magnitude that it ended the task with; later tasks go on changing it, so that
-    the sum of these is not what the run ended with. C-LoRA: all that the task changed. BadInput
-    for a method without such updates, and for a run that came with the lab without its factors.
+    the sum of these is not what the run ended with. C-LoRA: all that the task changed. LiLoRA: the
+    update that the task's images have, in the place of all others'. BadInput for a method without
+    such updates, and for a run that came with the lab without its factors.
     """
     if run.label.updates is None:
         known = [name for name, label in METHOD_LABELS.items() if label.updates]

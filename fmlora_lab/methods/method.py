@@ -167,6 +167,12 @@ class Method(nn.Module):
     needs_query = False
     """True for a method that chooses by the frozen backbone's features of each image; they cost a
     second forward pass without gradients."""
+    infers_tasks = False
+    """True for a method that infers from the query which task an image is of (`tasks_of`), unless
+    the task is `given`. Evaluation then says how often it is right, and what heads answer with the
+    right task's update or prompt."""
+    given: int | None = None
+    """The number of the task of all images at hand, where whoever asks says it."""
 
     def __init__(self, settings: MethodSettings, model: Tower):
         super().__init__()
@@ -201,6 +207,10 @@ class Method(nn.Module):
     def groups(self) -> list[Group]:
         """What is trained now, without the head."""
         return []
+
+    def tasks_of(self, query: Float[Tensor, "B d"]) -> Int64[Tensor, "B"]:
+        """The number of the task, among those that ended, that each image is taken to be of."""
+        raise NotImplementedError
 
     def trained(self) -> int:
         """How many numbers are trained now, without the head."""

@@ -13,6 +13,9 @@ METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
 BY_TASK = "task_mean_acc"
 """Acc with each task counted once; `acc` counts images."""
 WITHIN = ("within_task", "within_task_forgetting", "confusion")
+INFERRED = ("task_given", "task_inferred")
+"""Of a method that infers tasks: `within_task` with the right task's update, and how often it
+infers the right one."""
 BY_HEAD = ("acc", "learning_accuracy", "forgetting")
 DRAWS = ("order_seed", "data_seed", "seed")
 """What makes another draw of one comparison: class orders differ by more than seeds of training."""
@@ -97,14 +100,14 @@ def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[np.ndarray, 
 def is_number(name: str) -> bool:
     """Whether `frame` has, or may have, a column of its own by that name."""
     by_head = any(name.startswith(f"{metric}_") for metric in BY_HEAD)
-    return by_head or name in (*METRICS, BY_TASK, *WITHIN, *COSTS, "run")
+    return by_head or name in (*METRICS, BY_TASK, *WITHIN, *INFERRED, *COSTS, "run")
 
 
 def _numbers(run: Run) -> dict[str, Any]:
     result = run.result
     heads = {"trained": {}, **result["heads"]}.items()
     return {
-        **{name: _or_nan(result.get(name)) for name in (*METRICS, BY_TASK, *WITHIN)},
+        **{name: _or_nan(result.get(name)) for name in (*METRICS, BY_TASK, *WITHIN, *INFERRED)},
         **{f"{m}_{name}": _or_nan(by.get(m)) for name, by in heads for m in BY_HEAD},
         "trainable_parameters": result["trainable_parameters"],
         "kept_parameters": result["kept_parameters"],

@@ -189,7 +189,10 @@ def _threads(config: RunConfig, model: Tower) -> int:
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
     counts, kept = measured["counts"], measured["kept_by_head"]
     heads = {
-        name: _of_head(measured["correct"][name], measured["within"][name], counts, kept[name])
+        name: {
+            **_of_head(measured["correct"][name], measured["within"][name], counts, kept[name]),
+            **_final("task_given", measured["given"].get(name), counts),
+        }
         for name in measured["correct"]
     }
     ranked_by = METHODS[config.method.name].ranked_by
@@ -204,6 +207,7 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         "ranked_by": ranked_by,
         **(transfer(matrix) if config.measure_ahead else {}),
         "heads": heads,
+        **_final("task_inferred", measured["inferred"].get("task"), counts),
         "drift": _lower(measured["drift"], n),
         "drift_explained": _lower(measured["explained"], n),
         "test_images": counts,
@@ -229,6 +233,16 @@ def _of_head(right: list, within: list, counts: list[int], kept: int) -> dict[st
         "within_task_matrix": _jsonable(w),
         "kept": kept,
     }
+
+
+def _final(name: str, right: list | None, counts: list[int]) -> dict[str, Any]:
+    """What only a method that infers tasks has: percent of all test images after the last task,
+    and the matrix."""
+    if right is None:
+        return {}
+    matrix = accuracy_matrix(right, counts)
+    last = np.average(matrix[-1], weights=counts)
+    return {name: None if np.isnan(last) else float(last), f"{name}_matrix": _jsonable(matrix)}
 
 
 def _lower(rows: list[list[float | None]], n: int) -> list[list[float | None]]:

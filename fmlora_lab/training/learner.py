@@ -27,12 +27,18 @@ TRAINED_HEAD = "trained"
 
 class Answers(NamedTuple):
     """Of a task's n test images: features (n, d), labels (n,), and by head the class (n,) that it
-    says, among all classes seen and among the task's own, the task given."""
+    says, among all classes seen and among the task's own, the task given.
+
+    Of a method that infers tasks, `inferred` (n,) says whether it is right, and `among_given` has
+    what heads say among the task's own classes of features with the right task's update.
+    """
 
     features: Tensor
     labels: Tensor
     among_all: dict[str, Tensor]
     among_own: dict[str, Tensor]
+    among_given: dict[str, Tensor]
+    inferred: Tensor | None
 
     def right(self) -> dict[str, int]:
         """Right answers of every head."""
@@ -41,6 +47,14 @@ class Answers(NamedTuple):
     def right_within(self) -> dict[str, int]:
         """The same with the task given."""
         return {name: int((said == self.labels).sum()) for name, said in self.among_own.items()}
+
+    def right_given(self) -> dict[str, int]:
+        """The same with the right task's update; nothing of a method that infers no tasks."""
+        return {name: int((said == self.labels).sum()) for name, said in self.among_given.items()}
+
+    def right_tasks(self) -> dict[str, int]:
+        """How many images' tasks were inferred right; nothing of a method that infers none."""
+        return {} if self.inferred is None else {"task": int(self.inferred.sum())}
 
 
 class Learner:
@@ -184,16 +198,27 @@ class Learner:
     def answer(self, task: Task) -> Answers:
         """What every head answers to a task's test images, all from the same features."""
         features = self.features_of(task.test)
-        own = slice(task.classes.start, task.classes.stop)
+        labels = task.test.labels.to(self.device)
+        among_all, among_own = self._said(features, task.classes)
+        if not self.method.infers_tasks:
+            return Answers(features, labels, among_all, among_own, {}, None)
+        inferred = self.method.tasks_of(self.queries(task.test)) == task.index
+        self.method.given = task.index
+        _, among_given = self._said(self.features_of(task.test), task.classes)
+        self.method.given = None
+        return Answers(features, labels, among_all, among_own, among_given, inferred)
+
+    def _said(
+        self, features: Tensor, classes: range
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """By head, what it says (n,) of features (n, d): among all classes, and among these."""
+        own = slice(classes.start, classes.stop)
         among_all, among_own = {}, {}
         for part in features.split(EVALUATION_BATCH):
             for name, scores in {TRAINED_HEAD: self.head(part), **self.banks(part)}.items():
                 among_all.setdefault(name, []).append(scores.argmax(1))
                 among_own.setdefault(name, []).append(scores[:, own].argmax(1) + own.start)
-        labels = task.test.labels.to(self.device)
-        return Answers(
-            features,
-            labels,
+        return (
             {name: torch.cat(found) for name, found in among_all.items()},
             {name: torch.cat(found) for name, found in among_own.items()},
         )

@@ -33,6 +33,8 @@ class Position:
     epoch: int = 0
     correct: dict[str, list[list[int]]] = field(default_factory=dict)
     within: dict[str, list[list[int]]] = field(default_factory=dict)
+    given: dict[str, list[list[int]]] = field(default_factory=dict)
+    inferred: dict[str, list[list[int]]] = field(default_factory=dict)
     drift: list[list[float]] = field(default_factory=list)
     explained: list[list[float | None]] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
@@ -185,6 +187,8 @@ class Trainer:
         for matrices, right in (
             (self.at.correct, [answer.right() for answer in answers]),
             (self.at.within, [answer.right_within() for answer in answers]),
+            (self.at.given, [answer.right_given() for answer in answers]),
+            (self.at.inferred, [answer.right_tasks() for answer in answers]),
         ):
             for name in right[0]:
                 rows = matrices.setdefault(name, [])

@@ -129,6 +129,7 @@ class TaskInference(nn.Module):
 )
 class HiDePrompt(Method):
     settings: HiDePromptSettings
+    infers_tasks = True
     old_P: Tensor
     task_of: Tensor
     class_of: Tensor
@@ -180,10 +181,16 @@ class HiDePrompt(Method):
             return Prompts(prefixes=by_block(self.settings.blocks, P))
         if query is None:
             return None
-        known = len(self.old_P)
-        logits = self.infer(query).masked_fill(self.task_of >= known, -torch.inf)
-        P = self.old_P[self.task_of[logits.argmax(1)]]  # (B, blocks, L, d)
+        if self.given is not None and self.given < len(self.old_P):
+            P = self.old_P[self.given].expand(len(query), -1, -1, -1)
+        else:
+            P = self.old_P[self.tasks_of(query)]  # (B, blocks, L, d)
         return Prompts(prefixes=by_block(self.settings.blocks, P.transpose(0, 1)))
+
+    def tasks_of(self, query: Tensor) -> Tensor:
+        """g's most probable class and task, among those that ended."""
+        logits = self.infer(query).masked_fill(self.task_of >= len(self.old_P), -torch.inf)
+        return self.task_of[logits.argmax(1)]
 
     def groups(self) -> list[Group]:
         if self.stage == "task-inference":
