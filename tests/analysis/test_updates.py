@@ -228,7 +228,7 @@ def test_sd_loras_magnitudes_are_each_weights_own_or_one_for_all():
 
 @pytest.mark.parametrize("method", ["full", "coda-prompt", "prototypes"])
 def test_a_method_without_low_rank_updates_is_refused_by_name(method):
-    with pytest.raises(BadInput, match=f"^{method} records no low-rank updates; .*fm-lora, "):
+    with pytest.raises(BadInput, match=f"^{method} records no low-rank updates; block-lora, "):
         updates(stand_in(method, {}))
 
 

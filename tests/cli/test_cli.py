@@ -201,7 +201,7 @@ def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: "),
+        (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: block-lora"),
         (("run", "--set", "method.rankk=3"), "method.rankk is not a setting"),
         (("run", "--set", "seed"), "KEY=VALUE"),
         (("run", "--tasks", "700", *SMOKE), "benchmark.tasks is 700; allowed for 100 classes"),

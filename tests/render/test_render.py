@@ -197,7 +197,7 @@ def test_what_will_be_computed_is_said_before_and_what_was_rendered_can_be_left(
 @pytest.mark.process
 def test_a_value_that_a_study_does_not_take_is_refused_before_anything_is_executed(study):
     folder, runs_dir, figures = study
-    with pytest.raises(BadInput, match=r"method\.name is 'ewc'; allowed: "):
+    with pytest.raises(BadInput, match=r"method\.name is 'ewc'; allowed: block-lora"):
         render(["all"], {"methods": ["ewc"]}, runs_dir, figures, folder)
     assert not figures.exists() and not runs_dir.exists()
 

@@ -147,8 +147,8 @@ def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):
         ({"stream": ["classes"]}, "stream is ['classes']; a grid is of one, but grids can be add"),
         ({"benchmark": "mnist"}, "benchmark.name is 'mnist'; allowed: domains, folder"),
         ({"benchmark": "mnist", "tasks": 5}, "benchmark.name is 'mnist'; allowed: domains, folder"),
-        ({"method": "ewc"}, "method.name is 'ewc'; allowed: "),
-        ({"method": ["lora", "ewc"]}, "method.name is 'ewc'; allowed: "),
+        ({"method": "ewc"}, "method.name is 'ewc'; allowed: block-lora"),
+        ({"method": ["lora", "ewc"]}, "method.name is 'ewc'; allowed: block-lora"),
         ({"tasks": "many"}, "benchmark.tasks is 'many'"),
         (
             {"head": "deep"},

@@ -66,7 +66,7 @@ class BlockLoRASettings(LoRASettings):
     source="Zhou et al. 2025, arXiv 2501.16720",
     since="2025-01",
     search={**HEAD_RATES, "method.lr": (1.2e-4, 2.5e-4, 5e-4, 1e-3), "method.rank": (8, 32, 64)},
-    search_short={"method.lr": (3e-5, 1e-4, 3e-4)},
+    search_short={"method.lr": (3e-5, 8e-5, 2.5e-4)},
     updates="factors",
     ships=STARTS,
 )

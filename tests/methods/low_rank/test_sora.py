@@ -13,7 +13,7 @@ from fmlora_lab.seeds import generator
 # Against the released code
 
 
-# Made on 2026-12-10 by `LowRankLinear` (src/lora.py) and `SparseAdamW` (src/sparse_optimizer.py) of
+# Made on 2026-11-26 by `LowRankLinear` (src/lora.py) and `SparseAdamW` (src/sparse_optimizer.py) of
 # TsinghuaC3I/SoRA at c275ac237b68, in float64, on the numbers that the tests draw: r = 4, α = 16,
 # λ = 10; the first output, the loss, gradients of the gate, of A's first column and of B's first
 # row.
