@@ -91,6 +91,7 @@ class RankSelector(nn.Module):
         super().__init__()
         self.settings = settings
         candidates = [r for r in settings.candidates if r <= basis_rank] or [basis_rank]
+        self.r_max = candidates[-1]
         self.register_buffer("ranks", torch.tensor([float(r) for r in candidates]))
         start = torch.log2(1 + self.ranks / self.ranks[0])
         self.register_buffer("anchor", start[:1].clone())
@@ -104,10 +105,6 @@ class RankSelector(nn.Module):
         self.register_buffer("cost_is_set", torch.tensor(settings.cost is not None))
         self.register_buffer("tau", torch.tensor(settings.tau))
         self.register_buffer("loss_sum", torch.zeros(2))
-
-    @property
-    def r_max(self) -> int:
-        return int(self.ranks[-1])
 
     def w(self) -> Float[Tensor, "n c"]:
         if self.settings.form == "paper":
