@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
@@ -42,6 +43,10 @@ from fmlora_lab.runs.folder import FolderKeeper
 from fmlora_lab.runs.stored import Run
 from fmlora_lab.training import loop
 from fmlora_lab.training.loop import Trainer
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("lab", deadline=None)
+hypothesis.settings.load_profile("lab")
 
 REGISTRIES = (
     METHODS,

@@ -48,7 +48,7 @@ def dense(x, weight, bias, U, C, V) -> torch.Tensor:
     core=st.booleans(),
     bias=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_forward_equals_the_dense_einsum(lead, o, i, k, core, bias):
     given_ = inputs(lead, o, i, k, core, bias)
     y = low_rank_linear(**given_)
