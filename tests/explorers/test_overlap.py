@@ -69,10 +69,15 @@ def test_the_pair_and_its_row_are_written_out(page, move):
 
 
 def test_collision_rates_stand_beside_overlaps_where_they_are_known(page, move, monkeypatch):
-    """Runs that came with the lab before they were measured have none."""
     move(block=2, weight="k", first=4, second=9)
     pair, shown = page.words.value.split("Collision rate of task 4 with")
-    assert "collision rate</th><td" in pair and shown.split("</table>")[0].count(">–<") == 2 * 9
+    assert "collision rate</th><td" in pair
+    assert shown.split("</table>")[0].count("%</td>") == 2 * 9
+    unknown = np.full((10, 10), np.nan)  # of runs that came without them
+    monkeypatch.setattr("fmlora_lab.explorers.overlap.known_rates", lambda run, weight: unknown)
+    move(block=3, weight="k", first=5, second=9)
+    pair, shown = page.words.value.split("Collision rate of task 5 with")
+    assert shown.split("</table>")[0].count(">–<") == 2 * 9
     rates = np.arange(100).reshape(10, 10) / 1000
     monkeypatch.setattr("fmlora_lab.explorers.overlap.known_rates", lambda run, weight: rates)
     move(block=3, weight="k", first=4, second=9)
