@@ -62,14 +62,14 @@ def differences(
     """Differences from one method: a row a method, the mean with its 95% t interval, a line at 0.
 
     `gaps` gives (orders,) by method: its `quantity` minus that of `against` in the same class
-    order. The title says which lie apart from 0; of one order nothing does.
+    order. The title says which lie apart from 0, or of many how many; of one order nothing does.
     """
     gaps = {name: np.ravel(gap).astype(float) for name, gap in gaps.items()}
     intervals = {name: t_interval(gap[~np.isnan(gap)]) for name, gap in gaps.items()}
     above = [title_of(name) for name, (low, _) in intervals.items() if low > 0]
     below = [title_of(name) for name, (_, high) in intervals.items() if high < 0]
     n = max(len(gap) for gap in gaps.values())
-    told = [f"{side} {title_of(against)}: {', '.join(names)}"
+    told = [f"{side} {title_of(against)}: {', '.join(names) if len(names) < 5 else len(names)}"
             for side, names in (("above", above), ("below", below)) if names]  # fmt: skip
     level = len(gaps) - len(above) - len(below)
     if n < 2:
