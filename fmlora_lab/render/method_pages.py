@@ -4,8 +4,6 @@ import inspect
 import sys
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from fmlora_lab.config import MethodSettings, Settings
 from fmlora_lab.methods.registry import METHODS, in_order
 
@@ -39,7 +37,7 @@ def rows(settings: type[Settings], at: str) -> list[str]:
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, Settings):
             found += rows(type(default), f"{at}.{key}")
-        elif key != "name" and default is not PydanticUndefined:
+        elif key != "name":
             said = " ".join((field.description or "").split()).replace("|", "\\|")
             found.append(f"| `{at}.{field.alias or key}` | {_shown(default)} | {said} |")
     return found
