@@ -212,6 +212,13 @@ class Method(nn.Module):
         """The number of the task, among those that ended, that each image is taken to be of."""
         raise NotImplementedError
 
+    def tasks_in_use(self, query: Float[Tensor, "B d"], ended: int) -> Int64[Tensor, "B"]:
+        """The task whose part of the method each image gets, of those that `ended`: the given one
+        if it is among them, else the one that `tasks_of` infers."""
+        if self.given is None or self.given >= ended:
+            return self.tasks_of(query)
+        return torch.full((len(query),), self.given, device=query.device)
+
     def trained(self) -> int:
         """How many numbers are trained now, without the head."""
         return sum(p.numel() for group in self.groups() for p in group.parameters)

@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmlora_lab import progress
 from fmlora_lab.backbone.device import compute_type, pick_device, resolved
@@ -93,8 +94,6 @@ def matmul_rate(device: torch.device) -> float:
 
 def flops_an_image(backbone: Backbone, device: torch.device) -> int:
     """Of a forward pass through the frozen backbone; gradients of its activations cost as much."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     model = load_tower(backbone).to(device)
     model.use_fused_attention(False)  # the same operations, all of which are counted
     pixels = torch.zeros(1, 3, model.image_size, model.image_size, device=device)

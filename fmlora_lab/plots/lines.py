@@ -82,13 +82,11 @@ def _named_lines(
     tall = max(2.4, 0.45 + height_of(said.values()))  # 0.45: below the axes
     figure, axis = panel(tall, width=PAGE if many else COLUMN)
     looks = styles(said)
-    if many:  # marks and intervals of all of them would hide each other
-        thin = {name: own for name, own in curves.items() if family_of(name) != OWN}
-        plain = {name: {**looks[name], "marker": None} for name in thin}
-        ends = draw_lines(axis, thin, plain, errorbar=None)
-        ends |= draw_lines(axis, {n: c for n, c in curves.items() if n not in thin}, looks, **how)
-    else:
-        ends = draw_lines(axis, curves, looks, **how)
+    # Of many, marks and intervals would hide each other: the lab's own family alone has them.
+    thin = {name: own for name, own in curves.items() if many and family_of(name) != OWN}
+    plain = {name: {**looks[name], "marker": None} for name in thin}
+    ends = draw_lines(axis, thin, plain, errorbar=None)
+    ends |= draw_lines(axis, {n: c for n, c in curves.items() if n not in thin}, looks, **how)
     names = [(said[name], end, looks[name]["color"]) for name, end in ends.items()]
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_x else "linear")
     _ticks(axis, np.unique([place for x, _ in curves.values() for place in np.ravel(x)]))

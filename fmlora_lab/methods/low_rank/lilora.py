@@ -139,11 +139,7 @@ class LiLoRA(Method):
             return [None] * len(self.V)
         if query is None or not self.needs_query:
             return [Factors(self._own(n), None, V) for n, V in enumerate(self.V)]
-        if self.given is None or self.given >= self.ended:
-            tasks = self.tasks_of(query)
-        else:
-            tasks = torch.full((len(query),), self.given, device=query.device)
-        of = F.one_hot(tasks, self.ended).to(self.old_g)
+        of = F.one_hot(self.tasks_in_use(query, self.ended), self.ended).to(self.old_g)
         return [self._of_images(n, of) for n in range(len(self.V))]
 
     def tasks_of(self, query: Tensor) -> Tensor:

@@ -181,10 +181,7 @@ class HiDePrompt(Method):
             return Prompts(prefixes=by_block(self.settings.blocks, P))
         if query is None:
             return None
-        if self.given is not None and self.given < len(self.old_P):
-            P = self.old_P[self.given].expand(len(query), -1, -1, -1)
-        else:
-            P = self.old_P[self.tasks_of(query)]  # (B, blocks, L, d)
+        P = self.old_P[self.tasks_in_use(query, len(self.old_P))]  # (B, blocks, L, d)
         return Prompts(prefixes=by_block(self.settings.blocks, P.transpose(0, 1)))
 
     def tasks_of(self, query: Tensor) -> Tensor:
