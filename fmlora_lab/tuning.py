@@ -6,31 +6,45 @@
 2. Every method gets the same number of trials. The first is its defaults under the profile; the
    others are drawn without repetition from its record's space (the short one under a profile
    that says so), by a generator seeded with the method's name.
-3. The trial with the highest Acc at the end of the stream wins, a mean over orders if several.
+3. There are two choices, each the trial with the highest Acc at the end of the stream, a mean over
+   orders if several: under the head that ranks the method, which is the trained one if it has one,
+   and under the best closed-form head.
+4. With halving, a trial that both choices would drop ends early: a third goes on after 3 tasks of
+   the first order, and of these a third after 9 (successive halving, Jamieson and Talwalkar 2016,
+   as trials arrive: one is compared with those before it).
 
 Joint training takes no part: it is no rival, but the reference that fixed the difficulty of the
-benchmark. The log of all trials and the choice are one JSON file; a profile's own file has the
-choice, for `configure`.
+benchmark. The log of all trials and the choices are one JSON file; a profile's own files have the
+choices, for `configure`.
 """
 
 import itertools
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from fmlora_lab import progress
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import configure, profile_named
-from fmlora_lab.runs.run import run
+from fmlora_lab.runs.launch import worker_pool
+from fmlora_lab.runs.run import Curves, ranking_head, run
+from fmlora_lab.training.learner import TRAINED_HEAD
 
 ORDER_SEED = 1000
 """First class order of the trials."""
+CHOICES = {"chosen": "acc", "chosen_closed_form": "acc_closed_form"}
+"""In the log, and what of a trial decides."""
+FIRST_RUNG, SHARE = 3, 3
+"""Of successive halving: the tasks after which trials are first compared, and one of how many goes
+on, to be compared again after that many times as many tasks."""
 
 
 def tune(
@@ -42,39 +56,131 @@ def tune(
     benchmark: str = "glyphs",
     given: Mapping[str, Any] | None = None,
     orders: int = 1,
+    halve: bool = False,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Run all trials (stored ones are loaded), write the log to `out` after each method.
 
-    `given` are overrides that hold for every trial; what it sets is not searched. BadInput where
-    `out` has trials of other settings, or is no such log.
+    `given` are overrides that hold for every trial; what it sets is not searched. `workers`
+    processes share the methods out. BadInput where `out` has trials of other settings, or is no
+    such log.
     """
     unknown = set(methods or ()) - METHODS.keys()
     if unknown:
         raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
     given = given or {}
-    asked = {"profile": profile, "benchmark": benchmark, "orders": orders}
+    asked = {"profile": profile, "benchmark": benchmark, "orders": orders, "halve": halve}
     asked["given"] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     check_writable(out.parent)
     log = _log(out, asked)
     log["procedure"] = " ".join((__doc__ or "").split())
-    for method in methods or [m for m in in_order() if METHODS[m].record.search]:
-        tried = []
-        drawn = draw(method, trials, profile, given)
-        for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
-            results = []
-            for order in range(ORDER_SEED, ORDER_SEED + orders):
-                overrides = {"order_seed": order, "evaluate_on": "validation", **settings, **given}
-                config = configure(method, benchmark, profile, overrides, preset="defaults")
-                results.append(run(config, runs_dir).result)
-            measured = ("acc", "learning_accuracy", "forgetting", "seconds")
-            scores = {k: float(np.mean([r[k] for r in results])) for k in measured}
-            tried.append({"settings": settings, **scores})
-            progress.write(f"{method} {settings}: validation Acc {scores['acc']:.2f}%")
-        best = max(tried, key=lambda trial: trial["acc"])
-        log["methods"][method] = {"chosen": best["settings"], "trials": tried}
+    methods = methods or [m for m in in_order() if METHODS[m].record.search]
+    how = (trials, profile, benchmark, given, orders, halve, runs_dir)
+    for method, tried in zip(methods, _each(partial(_tried, how), methods, workers), strict=True):
+        log["methods"][method] = {**_choices(tried), "trials": tried}
         text = json.dumps(log, indent=1) + "\n"
         write_atomically(out, lambda file, text=text: file.write(text.encode()))
     return log
+
+
+def _each(one: partial, methods: Sequence[str], workers: int) -> Iterator[list[dict[str, Any]]]:
+    if min(workers, len(methods)) < 2:
+        yield from map(one, methods)
+        return
+    with worker_pool(min(workers, len(methods))) as pool:
+        yield from pool.map(one, methods)
+
+
+def _choices(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    whole = [trial for trial in tried if "acc" in trial]
+    return {name: max(whole, key=lambda t: t[by])["settings"] for name, by in CHOICES.items()}
+
+
+def _tried(how: tuple, method: str) -> list[dict[str, Any]]:
+    """All trials of a method, as the log has them."""
+    trials, profile, benchmark, given, orders, halve, runs_dir = how
+    halving, tried = Halving(), []
+    drawn = draw(method, trials, profile, given)
+    for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
+        configs = []
+        for order in range(ORDER_SEED, ORDER_SEED + orders):
+            overrides = {"order_seed": order, "evaluate_on": "validation", **settings, **given}
+            configs.append(configure(method, benchmark, profile, overrides, preset="defaults"))
+        found = halving.trial(configs, runs_dir) if halve else _trial(configs, runs_dir)
+        tried.append({"settings": settings, **found})
+        said = f"validation Acc {found['acc']:.2f}%" if "acc" in found else "dropped"
+        progress.write(f"{method} {settings}: {said}")
+    return tried
+
+
+def _trial(
+    configs: Sequence[RunConfig],
+    runs_dir: Path | None,
+    watch: Callable[[Curves], None] | None = None,
+) -> dict[str, Any]:
+    """The means over the runs of one trial, the first of which is watched."""
+    watches = [watch, *[None] * (len(configs) - 1)]
+    results = [
+        run(config, runs_dir, watch=watch).result
+        for config, watch in zip(configs, watches, strict=True)
+    ]
+    measured = ("acc", "learning_accuracy", "forgetting", "seconds")
+    scores = {k: float(np.mean([r[k] for r in results])) for k in measured}
+    accs = [{name: own["acc"] for name, own in r["heads"].items()} for r in results]
+    closed = {
+        name: float(np.mean([acc[name] for acc in accs]))
+        for name in accs[0]
+        if name != TRAINED_HEAD
+    }
+    head = max(closed, key=lambda name: closed[name])
+    return {**scores, "closed_form": head, "acc_closed_form": closed[head]}
+
+
+class Dropped(Exception):
+    """A trial that no choice will fall on."""
+
+
+class Halving:
+    """Successive halving of one method's trials, by both choices at once: a trial goes on as long
+    as either would keep it."""
+
+    def __init__(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.studies = [
+            optuna.create_study(
+                direction="maximize",
+                pruner=optuna.pruners.SuccessiveHalvingPruner(FIRST_RUNG, SHARE),
+            )
+            for _ in CHOICES
+        ]
+
+    def trial(self, configs: Sequence[RunConfig], runs_dir: Path | None) -> dict[str, Any]:
+        """What `_trial` gives, or of a dropped trial the Accs on which it was dropped, and after
+        how many tasks."""
+        asked = [study.ask() for study in self.studies]
+        at: dict[str, Any] = {}
+
+        def watch(curves: Curves) -> None:
+            ranked_by = ranking_head(configs[0], curves)
+            for t in range(at.get("tasks", 0), len(curves[ranked_by])):
+                closed = max(own[t] for name, own in curves.items() if name != TRAINED_HEAD)
+                at.update(tasks=t + 1, acc=curves[ranked_by][t], acc_closed_form=closed)
+                drops = []
+                for trial, by in zip(asked, CHOICES.values(), strict=True):
+                    trial.report(at[by], t + 1)
+                    drops.append(trial.should_prune())  # which also notes the rung
+                if all(drops):
+                    raise Dropped
+
+        try:
+            found = _trial(configs, runs_dir, watch)
+        except Dropped:
+            for study, trial in zip(self.studies, asked, strict=True):
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return {"dropped": at}
+        for study, trial, by in zip(self.studies, asked, CHOICES.values(), strict=True):
+            study.tell(trial, found[by])
+        return found
 
 
 def _log(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +189,7 @@ def _log(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
         return {"asked": asked, "methods": {}}
     try:
         log = json.loads(out.read_text("utf-8"))
-        known = {"asked": asked, **log}["asked"]
+        known = {"halve": False, **{"asked": asked, **log}["asked"]}
         log["methods"].keys()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{out} is no log of `fmlora-lab tune`; give a file of its own") from error

@@ -186,7 +186,8 @@ def best_trials(profile: str, methods: Sequence[str], n: int = 3) -> pd.DataFram
     log, rows, heads = trials(profile), [], []
     for method in (name for name in methods if name in log):
         tried = log[method]["trials"]
-        for place, trial in enumerate(sorted(tried, key=lambda t: -t["acc"])[:n], 1):
+        whole = [trial for trial in tried if "acc" in trial]  # others were dropped on the way
+        for place, trial in enumerate(sorted(whole, key=lambda t: -t["acc"])[:n], 1):
             settings = [f"{k.split('.', 1)[1]} {v}" for k, v in trial["settings"].items()]
             heads.append(title_of(method))
             rows.append(

@@ -98,6 +98,8 @@ def tune_command(
     image_size: options.ImageSize = None,
     set_: options.Settings = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials a method.")] = 6,
+    halve: Annotated[bool, typer.Option(help="End trials early that others beat.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share methods out.")] = 1,
     runs_dir: options.RunsDir = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -105,7 +107,7 @@ def tune_command(
     from fmlora_lab.tuning import tune
 
     given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
-    tune(out, method, profile, trials, runs_dir, benchmark, given, orders)
+    tune(out, method, profile, trials, runs_dir, benchmark, given, orders, halve, workers)
 
 
 @app.command("doctor")

@@ -45,9 +45,7 @@ def processes(workers: int) -> Launcher:
         if len(stored) == len(configs):
             yield from stored  # no process is begun for what is only read
             return
-        how = {"mp_context": get_context("spawn"), "initializer": _begin}
-        share = max(1, (os.cpu_count() or 1) // workers)
-        with ProcessPoolExecutor(workers, **how, initargs=(share,)) as pool:
+        with worker_pool(workers) as pool:
             begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
             try:
                 for i, own in enumerate(found):
@@ -57,6 +55,13 @@ def processes(workers: int) -> Launcher:
                 raise
 
     return launch
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that share the cores out among them and do not write over each other's bars."""
+    share = max(1, (os.cpu_count() or 1) // workers)
+    how = {"mp_context": get_context("spawn"), "initializer": _begin}
+    return ProcessPoolExecutor(workers, **how, initargs=(share,))
 
 
 def _begin(share: int) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fmlora_lab.benchmarks.cut import sizes_said
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
 from fmlora_lab.methods.registry import METHODS
-from fmlora_lab.metrics import accuracy_matrix, summary, told_apart, transfer
+from fmlora_lab.metrics import acc_over_time, accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import shipped
 from fmlora_lab.runs.folder import FEATURES, FolderKeeper, RunFolder
@@ -28,7 +28,11 @@ from fmlora_lab.runs.identity import check_tower, identity, images_known, names_
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
-from fmlora_lab.training.loop import Trainer, to_torch
+from fmlora_lab.training.loop import Position, Trainer, to_torch
+
+Curves = dict[str, list[float]]
+"""By head, Acc in percent on all that was seen after each task learned so far; NaN where a head was
+not tested."""
 
 
 def run(
@@ -36,11 +40,15 @@ def run(
     runs_dir: Path | str | None = None,
     use_shipped: bool = False,
     keep_features: bool = False,
+    watch: Callable[[Curves], None] | None = None,
 ) -> Run:
     """The run of this configuration, from disk if it is there, else trained.
 
     With `keep_features` the features of all test images after each task stay with it, in half
     precision (`Run.features`); BadInput for a run that is stored without them.
+
+    `watch` is shown the run's curves after each task, or once those of what is stored. What it
+    raises ends the run there; whoever asks for the same one again has it go on.
 
     With `use_shipped`, a run that came with the lab counts as stored: its numbers are there, its
     weights are not. One process trains a run; another that asks for the same one waits for it and
@@ -54,7 +62,7 @@ def run(
                 f"run {found.id} is stored without its features; compute it anew after "
                 f"`fmlora-lab runs delete {found.id}`"
             )
-        return found
+        return _shown(found, watch)
     if planning.active:
         raise planning.UpToHere
     model, stream = parts(config)
@@ -63,10 +71,22 @@ def run(
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
         if not folder.complete:
-            _compute(settles, model, stream, folder, keep_features)
+            _compute(settles, model, stream, folder, keep_features, watch)
+            watch = None
     stored = Run(folder)
     stored.check()
-    return _as_asked(stored, config)
+    return _shown(_as_asked(stored, config), watch)
+
+
+def _shown(stored: Run, watch: Callable[[Curves], None] | None) -> Run:
+    if watch is not None:
+        counts, heads = stored.result["test_images"], stored.result["heads"]
+        watch({name: _curve(own["accuracy_matrix"], counts) for name, own in heads.items()})
+    return stored
+
+
+def _curve(matrix: Any, counts: list[int]) -> list[float]:
+    return acc_over_time(np.array(matrix, float), counts).tolist()
 
 
 def find_stored(
@@ -145,13 +165,25 @@ def stream_of_run(config: RunConfig, image_size: int) -> Stream:
 
 
 def _compute(
-    config: RunConfig, model: Tower, stream: Stream, folder: RunFolder, keep_features: bool
+    config: RunConfig,
+    model: Tower,
+    stream: Stream,
+    folder: RunFolder,
+    keep_features: bool,
+    watch: Callable[[Curves], None] | None,
 ) -> None:
+    counts = [len(task.test) for task in stream.tasks]
+
+    def tell(at: Position) -> None:
+        if watch is not None:
+            right = at.correct.items()
+            watch({name: _curve(accuracy_matrix(rows, counts), counts) for name, rows in right})
+
     for line in _notes(config, stream):
         progress.say(line)
     with threads.at_most(_threads(config, model)):
         # This adapts the model's sites.
-        trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features)
+        trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features, tell)
         folder.write_json("config.json", config.model_dump(mode="json"))
         folder.write_json("environment.json", _environment(config, model, stream))
         measured = trainer.run()
@@ -195,9 +227,7 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         }
         for name in measured["correct"]
     }
-    ranked_by = METHODS[config.method.name].ranked_by
-    if ranked_by == TRAINED_HEAD and config.training.head in heads:
-        ranked_by = config.training.head
+    ranked_by = ranking_head(config, heads)
     ranking = {name: value for name, value in heads[ranked_by].items() if name != "kept"}
     trained, seconds = measured["trained"], measured["training_seconds"]
     matrix = np.array(ranking["accuracy_matrix"], float)
@@ -222,6 +252,12 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         "inference_flops": measured["inference_flops"],
         "task_files": len(trained),
     }
+
+
+def ranking_head(config: RunConfig, heads: Collection[str]) -> str:
+    """Of these heads the one that ranks a run of this configuration."""
+    ranked_by, trained = METHODS[config.method.name].ranked_by, config.training.head
+    return trained if ranked_by == TRAINED_HEAD and trained in heads else ranked_by
 
 
 def _of_head(right: list, within: list, counts: list[int], kept: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -64,10 +64,13 @@ class Trainer:
         model: Tower,
         keeper: Keeper,
         keep_features: bool = False,
+        after_task: Callable[[Position], None] | None = None,
     ):
+        """`after_task` is called when a task is learned, tested and kept, and at first with what an
+        earlier start left; what it raises ends the training there."""
         keep_memory()
         self.config, self.stream, self.keeper = config, stream, keeper
-        self.keep_features = keep_features
+        self.keep_features, self.after_task = keep_features, after_task
         device = pick_device()
         model.use_fused_attention(device.type == "cuda")
         self.learner = Learner(config, model, len(stream.class_names), device)
@@ -80,6 +83,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         if (stored := self.keeper.load_checkpoint()) is not None:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
+            self._tell()
         tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         self.began = time.perf_counter() - self.at.seconds
         name = self.config.method.name
@@ -89,6 +93,7 @@ class Trainer:
                 self._end(task)
                 tensors = {}
                 self._checkpoint()
+                self._tell()
         if tensors:  # every task was learned before, and what was measured was not yet written
             self.learner.load_state(tensors)
         return {
@@ -208,6 +213,10 @@ class Trainer:
             f"said.{name}": torch.cat([a.among_all[name] for a in answers]).to(torch.int16)
             for name in answers[0].among_all
         }
+
+    def _tell(self) -> None:
+        if self.after_task is not None and self.at.task:
+            self.after_task(self.at)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
