@@ -18,6 +18,7 @@ QUICK = {
     "n-lora": {"rank": 4, "lr": 0.01, "sparsity": 1},
     "xgb-lora": {"steps": 3, "share": 0.75, "lr": 0.01},
     "ortho-lora": {"rank": 4, "lr": 0.01},
+    "still-lora": {"rank": 4, "lr": 0.01},
     "l2p": {"pool": 4, "length": 2, "top": 2, "lr": 0.03},
     "dualprompt": {
         "general_blocks": [0],

@@ -121,7 +121,7 @@ def test_what_is_kept_is_the_methods_own_and_no_weight_of_the_backbone(
     own = sum(t.numel() for t in tensors if id(t) not in backbone and t.is_floating_point())
     assert run.method.kept() <= own
     nothing = {"lora", "full", "joint", "ranpac"}  # merged into the backbone
-    nothing |= {"block-lora", "n-lora", "ortho-lora", "sora", "xgb-lora"}
+    nothing |= {"block-lora", "n-lora", "ortho-lora", "sora", "still-lora", "xgb-lora"}
     nothing |= {"linear-probe", "prototypes", "slda"}  # in heads alone
     assert (run.method.kept() == 0) == (name in nothing)
 

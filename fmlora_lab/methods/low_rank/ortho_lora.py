@@ -20,24 +20,26 @@ merged into the weight, f₀ is the network without the present update: a forwar
 step, and a second backward pass, none at inference. The first task has nothing to keep, and its
 step is plain. Projection is by site, which implies that over all sites; of two losses each is
 projected against the other as it was, so no order has to be drawn. The head learns by L_1 alone.
+Without the projection it is `low_rank.still_lora`.
 """
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fmlora_lab.methods.low_rank.lora import LoRA, LoRASettings
-from fmlora_lab.methods.method import HEAD_RATES, Batch, StepBatch, TaskInfo, register
+from fmlora_lab.methods.low_rank.still_lora import StillLoRA, StillLoRASettings
+from fmlora_lab.methods.method import HEAD_RATES, Batch, StepBatch, register
 from fmlora_lab.methods.starts import STARTS
 
 
-class OrthoLoRASettings(LoRASettings):
+class OrthoLoRASettings(StillLoRASettings):
     name: Literal["ortho-lora"] = "ortho-lora"  # type: ignore[assignment]
-    distill: float = Field(default=1.0, ge=0)
-    """λ, the weight of the features' distance from where they were."""
+    rank: int = Field(default=8, ge=1)
+    """Width r of each task's adapter."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of U and V."""
 
 
 @register(
@@ -57,26 +59,14 @@ class OrthoLoRASettings(LoRASettings):
     updates="factors",
     ships=STARTS,
 )
-class OrthoLoRA(LoRA):
+class OrthoLoRA(StillLoRA):
     settings: OrthoLoRASettings
-    later = False
-    """Whether there was a task before the present one."""
     distance: Tensor
     """λ D of the images at hand."""
 
-    def begin_task(self, task: TaskInfo) -> None:
-        super().begin_task(task)
-        self.later = task.index > 0
-
-    def train(self, mode: bool = True) -> "OrthoLoRA":
-        # f₀ is what the lab calls the query: asked for in training steps, not to predict.
-        self.needs_query = mode and self.later
-        return super().train(mode)
-
     def loss(self, batch: Batch) -> Tensor:
-        if batch.query is not None:
-            self.distance = self.settings.distill * F.mse_loss(batch.features, batch.query)
-        return super().loss(batch)
+        loss, self.distance = self.both(batch)
+        return loss
 
     def step(self, batch: StepBatch) -> Tensor:
         if not self.needs_query or batch.optimizer is None:
