@@ -23,7 +23,7 @@ WHOLE = ("00_quickstart", "27_interference")
 def smoke(path: Path) -> dict[str, Any]:
     """A notebook's parameters for the quickest training of one seed, as far as it has them."""
     known = papermill.inspect_notebook(path)
-    filled = {"profile": "smoke", "orders": 1, "seeds": 1, "runs_dir": "runs"}
+    filled = {"profile": "smoke", "orders": 1, "seeds": 1, "trial_orders": 1, "runs_dir": "runs"}
     if "methods" in known and path.stem not in WHOLE:
         own = literal_eval(known["methods"]["default"]) or FEW  # None: all there are
         filled["methods"] = [name for name in own if name in FEW]
