@@ -3,7 +3,8 @@
 Of FM-LoRA's own tables one row is known, ImageNet-R at N = 20; its other results, ablations and
 costs are not, and are shown as "not known", never guessed. The rivals' rows are those of SD-LoRA's
 paper: tables 2 and 3 agree with the pictures of them in its authors' repository, tables 4 and 6
-are known from a summary of the paper. CIFAR-100 adds what authors' logs and two ports say.
+are known from a summary of the paper. CIFAR-100 adds what authors' logs and two ports say. RanPAC's
+rows are its authors' tables, with and without its adapter and its random features.
 """
 
 import math
@@ -17,16 +18,17 @@ from fmlora_lab.config import BadInput, title_of
 NUMBERS = pd.read_csv(Path(__file__).with_suffix(".csv"), index_col=["benchmark", "tasks"])
 """Acc and AAA in percent, empty where not known; who printed them; the pre-trained model. A name
 that no method of the lab has is a variant or a second source; "one frozen direction" is SD-LoRA's
-ablation nearest to shared bases: the first task's direction, frozen."""
+ablation nearest to shared bases: the first task's direction, frozen. "no adapter" is RanPAC without
+its first phase, ridge regression on a frozen backbone."""
 
 CAUTIONS = {
     "imagenet-r": "FM-LoRA's row stands beside SD-LoRA's: its margins (1.21 and 0.75 points) are "
     "those over SD-LoRA's own table. Its pre-trained weights, split and class order are not known.",
     "domainnet": "These numbers are class-incremental: 345 classes, 69 a task. FM-LoRA speaks of "
     "domain-incremental learning over six domains, which is another problem.",
-    "cifar-100": "L2P, DualPrompt (both from ports) and InfLoRA's logs start from ImageNet-21k "
-    "alone, the other rows from weights tuned on ImageNet-1k too. SD-LoRA's log has the very "
-    "numbers of the paper's variant RR, so it may be a run of that one.",
+    "cifar-100": "L2P, DualPrompt (both from ports), InfLoRA's logs and RanPAC's table start from "
+    "ImageNet-21k alone, the other rows from weights tuned on ImageNet-1k too. SD-LoRA's log has "
+    "the very numbers of the paper's variant RR, so it may be a run of that one.",
     "cub-200": "Pre-training matters more than the method here: Geo-LoRA's paper has SD-LoRA at "
     "63.74 (Acc), 14 points lower, from ImageNet-21k alone.",
 }

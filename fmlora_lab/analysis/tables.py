@@ -107,12 +107,17 @@ def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
     return table.assign(drawn=draw_of(found).name).join(known)
 
 
-def curves(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:
-    """Acc_t in percent (runs, N) by label; NaN where it was not measured."""
-    return {
-        name: np.stack([acc_over_time(r.accuracy_matrix, r.result["test_images"]) for r in runs])
-        for name, runs in _alike(found, by).items()
-    }
+def curves(
+    found: pd.DataFrame, by: str = "method", head: str | None = None
+) -> dict[Any, NDArray[np.float64]]:
+    """Acc_t in percent (runs, N) by label, of the head that ranks each run or of `head`; NaN where
+    it was not measured."""
+
+    def curve(run: Run) -> NDArray[np.float64]:
+        a = run.accuracy_matrix if head is None else run.matrices(head)[0]
+        return acc_over_time(a, run.result["test_images"])
+
+    return {name: np.stack([*map(curve, runs)]) for name, runs in _alike(found, by).items()}
 
 
 def matrices(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:

@@ -10,13 +10,14 @@ seaborn and pandas are imported where they draw, since explorers open sooner wit
 """
 
 from fmlora_lab.plots.dots import differences, dots
-from fmlora_lab.plots.heads import accuracy_by_head
+from fmlora_lab.plots.heads import accuracy_by_head, every_head, heads_over_tasks
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.measures import measures
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
 from fmlora_lab.plots.ranks_by_task import ranks_by_task
 from fmlora_lab.plots.sheet import save
+from fmlora_lab.plots.stacks import stacks
 from fmlora_lab.plots.stream_samples import stream_samples
 from fmlora_lab.plots.tradeoff import frontier, pareto, scatter, trade_off
 
@@ -26,7 +27,9 @@ __all__ = [
     "accuracy_over_tasks",
     "differences",
     "dots",
+    "every_head",
     "frontier",
+    "heads_over_tasks",
     "heatmaps",
     "lines",
     "measures",
@@ -35,6 +38,7 @@ __all__ = [
     "ranks_by_task",
     "save",
     "scatter",
+    "stacks",
     "stream_samples",
     "trade_off",
 ]

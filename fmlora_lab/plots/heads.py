@@ -1,17 +1,40 @@
-"""What a head hides: each method under its trained head and under the best closed-form one."""
+"""What heads make of the same features: the best of them, all of them, and along the stream."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from fmlora_lab.config import title_of
-from fmlora_lab.plots.sheet import SMALL, TINY, drawn, finish, panel, wrapped
-from fmlora_lab.plots.style import FAINT, INK, OTHER_COLORS, styles
+from fmlora_lab.plots.lines import draw_lines
+from fmlora_lab.plots.sheet import (
+    MARK,
+    PAGE,
+    SMALL,
+    TEXT,
+    TINY,
+    drawn,
+    finish,
+    open_over_grid,
+    panel,
+    panels,
+    whole_numbers,
+    wrapped,
+)
+from fmlora_lab.plots.style import FAINT, INK, OTHER_COLORS, family_of, styles
 
 CLOSED_FORM = OTHER_COLORS[0]
 """Of marks that stand for the closed-form head, whatever the method."""
+KINDS = ("means", "lda", "ridge")
+"""Closed-form heads whose colours are the same in every figure; others follow."""
+CARRIED = "-carried"
+"""How the name of a head ends whose statistics are moved along with the features."""
+ACC = "accuracy after the last task, Acc (%)"
 
 
 def accuracy_by_head(
@@ -37,6 +60,109 @@ def accuracy_by_head(
             head, (best, y), (5, 0), textcoords="offset points", va="center",
             fontsize=TINY, color=INK,
         )  # fmt: skip
+    _between(axis, frozen, joint)
+    _rows(axis, found)
+    axis.margins(x=0.14)
+    named = [
+        Line2D([], [], **drawn({**closed, "color": INK, "marker": "o"}), label="trained head"),
+        Line2D([], [], **drawn(closed), label="best closed-form head, by name"),
+    ]
+    return finish(figure, title, named)
+
+
+def every_head(
+    found: Mapping[str, Mapping[str, float]],
+    title: str,
+    frozen: float = np.nan,
+    joint: float = np.nan,
+) -> Figure:
+    """A row a method, a mark a head: Acc in percent by head, NaN where there is none.
+
+    Families stand in their order of appearance, in each the method with the highest mark first. A
+    head with carried statistics has an open mark, in line with that of the plain ones, and a line
+    between the two. `frozen` and `joint` are as in `accuracy_by_head`.
+    """
+    families = list(dict.fromkeys(map(family_of, found)))
+    best = {name: np.nanmax(list(row.values())) for name, row in found.items()}
+    rows = sorted(found, key=lambda name: (families.index(family_of(name)), -best[name]))
+    looks = _looks(head for row in found.values() for head in row)
+    kinds = [head for head in looks if not head.endswith(CARRIED)]
+    lanes = dict(zip(kinds, np.linspace(-0.27, 0.27, len(kinds)), strict=True))
+    figure, axis = panel(0.5 + 0.225 * len(rows), grid="x", width=PAGE)
+    for y, name in enumerate(rows):
+        for kind, lane in lanes.items():
+            both = {head: found[name].get(head, np.nan) for head in (kind, kind + CARRIED)}
+            axis.plot([*both.values()], [y + lane] * 2, color=looks[kind]["color"], linewidth=0.7)
+            for head, acc in both.items():
+                if not np.isnan(acc):
+                    axis.plot(acc, y + lane, **looks[head], zorder=4 if head == kind else 3)
+    _between(axis, frozen, joint)
+    _rows(axis, rows)
+    axis.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    axis.grid(axis="y", which="minor", color=FAINT, linewidth=0.6)
+    axis.tick_params(axis="y", which="minor", length=0)
+    _name_families(axis, rows)
+    named = [Line2D([], [], **look, label=head) for head, look in looks.items()]
+    return finish(figure, title, named)
+
+
+def heads_over_tasks(
+    curves: Mapping[str, Mapping[str, ArrayLike]], title: str, frozen: ArrayLike
+) -> Figure:
+    """Two panels a method, against the tasks seen: Acc_t in percent, a line a head, open marks for
+    carried statistics; and what carrying them adds, in points, with the 95% t interval of the
+    differences in the same class order.
+
+    `curves` gives (orders, N) by method and head; `frozen` (orders, N) is the frozen backbone's, a
+    dashed line in the upper panels.
+    """
+    marks = _looks(head for of in curves.values() for head in of)
+    looks = {h: {**m, "linestyle": "-", "markersize": MARK - 1} for h, m in marks.items()}
+    figure, axes = panels(2, len(curves), PAGE, 3.6, sharex=True, sharey="row")
+    ground, dashed = np.asarray(frozen, float), {"color": INK, "linestyle": "--", "linewidth": 0.8}
+    how = {"err_style": "band", "err_kws": {"alpha": 0.15}}
+    for (above, below), (method, of) in zip(axes.T, curves.items(), strict=True):
+        accs = {head: np.asarray(values, float) for head, values in of.items()}
+        tasks = 1 + np.arange(ground.shape[1])
+        for head, values in accs.items():
+            above.plot(tasks, values.mean(axis=0), **looks[head])
+        above.plot(tasks, ground.mean(axis=0), **dashed)
+        adds = {
+            head: (tasks, accs[head + CARRIED] - values)
+            for head, values in accs.items()
+            if head + CARRIED in accs
+        }
+        draw_lines(below, adds, looks, **how)
+        below.axhline(0, color=INK, linewidth=0.8, zorder=1)
+        open_over_grid(above)
+        open_over_grid(below)
+        above.set_title(title_of(method), fontsize=TEXT)
+        below.set_xlabel("tasks seen")
+        below.xaxis.set_major_locator(whole_numbers())
+    axes[0, 0].set_ylabel("accuracy on all tasks seen, Acc$_t$ (%)")
+    axes[1, 0].set_ylabel("carried minus plain (points)")
+    named = [Line2D([], [], **look, label=head) for head, look in looks.items()]
+    return finish(figure, title, [*named, Line2D([], [], **dashed, label="frozen backbone")])
+
+
+def _looks(heads: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each kind of head, whatever others there are, open where its
+    statistics are carried; a carried head stands after its plain one."""
+    every = list(dict.fromkeys(heads))
+    kinds = dict.fromkeys(head.removesuffix(CARRIED) for head in every)
+    free = zip(cycle(OTHER_COLORS), cycle("D^sPvX<>"), strict=True)
+    own = dict(zip(dict.fromkeys([*KINDS, *kinds]), free, strict=False))
+    looks = {}
+    for kind in kinds:
+        color, marker = (INK, "o") if kind == "trained" else own[kind]
+        look = {"color": color, "marker": marker, "linestyle": "none", "linewidth": 0.9}
+        openly = {"markerfacecolor": "white", "markeredgewidth": 0.9, "markersize": MARK + 0.5}
+        looks |= {kind: look | {"markersize": MARK - 0.5}, kind + CARRIED: look | openly}
+    return {head: look for head, look in looks.items() if head in every}
+
+
+def _between(axis: Axes, frozen: float, joint: float) -> None:
+    """The lines between which adapters stand; none for NaN."""
     for value, said in ((frozen, "frozen backbone"), (joint, "joint training")):
         if not np.isnan(value):
             axis.axvline(value, color=INK, linewidth=0.8, linestyle="--", zorder=0)
@@ -44,13 +170,25 @@ def accuracy_by_head(
                 said, (value, 1), (0, 2), ("data", "axes fraction"), "offset points",
                 ha="center", fontsize=TINY, color=INK,
             )  # fmt: skip
-    titles = [wrapped(title_of(name), 1.5, SMALL) for name in found]
-    axis.set_yticks(range(len(found)), titles)
-    axis.set(xlabel="accuracy after the last task, Acc (%)", ylim=(len(found) - 0.5, -0.5))
+
+
+def _rows(axis: Axes, names: Iterable[str]) -> None:
+    """Methods from top to bottom, by their titles."""
+    titles = [wrapped(title_of(name), 1.5, SMALL) for name in names]
+    axis.set_yticks(range(len(titles)), titles)
+    axis.set(xlabel=ACC, ylim=(len(titles) - 0.5, -0.5))
     axis.tick_params(axis="y", length=0)
-    axis.margins(x=0.14)
-    named = [
-        Line2D([], [], **drawn({**closed, "color": INK, "marker": "o"}), label="trained head"),
-        Line2D([], [], **drawn(closed), label="best closed-form head, by name"),
-    ]
-    return finish(figure, title, named)
+
+
+def _name_families(axis: Axes, rows: list[str]) -> None:
+    """At the right of their rows, parted by lines, where there are several."""
+    of = [family_of(name) for name in rows]
+    families = dict.fromkeys(of)
+    for family in families if len(families) > 1 else ():
+        first, last = of.index(family), len(of) - 1 - of[::-1].index(family)
+        if first:
+            axis.axhline(first - 0.5, color=INK, linewidth=0.6, zorder=1)
+        axis.annotate(
+            family, (1, (first + last) / 2), (4, 0), ("axes fraction", "data"), "offset points",
+            va="center", fontsize=TINY, color=INK,
+        )  # fmt: skip

@@ -69,6 +69,14 @@ class Run:
         """a (N, N) in percent of the head that ranks this run; NaN where not measured."""
         return np.array(self.result["accuracy_matrix"], dtype=float)
 
+    def matrices(self, head: str) -> tuple[np.ndarray, np.ndarray]:
+        """a and, with the task given, a_w, both (N, N) in percent, by one of the run's heads; NaN
+        where not measured, which is everywhere by a head that the run does not have."""
+        of, n = self.result["heads"].get(head, {}), len(self.result["test_images"])
+        names, nothing = ("accuracy_matrix", "within_task_matrix"), np.full((n, n), np.nan)
+        a, within = (np.array(of.get(name, nothing), dtype=float) for name in names)
+        return a, within
+
     @property
     def environment(self) -> dict[str, Any]:
         return self.folder.read_json("environment.json")

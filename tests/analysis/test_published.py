@@ -31,6 +31,29 @@ def test_sd_loras_tables_are_as_printed(line):
         assert ours == pair
 
 
+# RanPAC's own tables, copied a second time: ImageNet-R, CIFAR-100, CUB-200.
+OF_RANPAC = """
+ranpac                         77.9 92.2 90.3
+ranpac, no random features     73.9 90.6 86.6
+ranpac, no adapter             71.8 89.0 88.7
+ranpac, neither                67.6 87.0 86.8
+class means, ranpac's adapter  70.1 87.8 85.4
+prototypes                     61.2 83.4 85.1
+joint                          86.6 93.8 90.5
+joint, linear probe            72.0 87.9 88.7
+"""
+
+
+@pytest.mark.parametrize("line", OF_RANPAC.split("\n")[1:-1], ids=lambda line: line.split("  ")[0])
+def test_ranpacs_tables_are_as_printed(line):
+    *_, first, second, third = line.split()
+    name = line.split("  ")[0]
+    for benchmark, acc in (("imagenet-r", first), ("cifar-100", second), ("cub-200", third)):
+        row = published(benchmark, 10).loc[name]
+        assert row.acc == float(acc) and pd.isna(row.aaa) and "RanPAC/RanPAC" in row.source
+        assert ("ImageNet-1k" in row.backbone) == (benchmark != "cifar-100")
+
+
 def test_fm_loras_one_known_row_leads_by_the_margins_of_its_abstract():
     assert [s for s in STREAMS if "fm-lora" in published(*s).index] == [("imagenet-r", 20)]
     table = published("imagenet-r", 20)

@@ -172,6 +172,13 @@ def test_curves_and_matrices_keep_seeds_apart_and_together(two_seeds):
     np.testing.assert_equal(matrices(two_seeds)["fm-lora"], [[90, np.nan], [65, 85]])
 
 
+def test_curves_of_a_head_are_of_its_own_matrix(stored):
+    of = {"lda": {"acc": 55.0, "accuracy_matrix": [[80, None], [50, 60]]}}
+    found = stored("lora", 90, 60, 80, heads=of)
+    assert curves(found, head="lda")["lora"].tolist() == [[80, 55]]
+    assert np.isnan(curves(found, head="ridge")["lora"]).all()  # which the run does not have
+
+
 @pytest.mark.parametrize(
     ("collection", "first", "last"),
     [

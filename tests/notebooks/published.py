@@ -15,7 +15,9 @@ from fmlora_lab.render.plan import needed
 from fmlora_lab.runs.stored import load_runs
 
 EXECUTED = Path(__file__).parents[2] / "build" / "notebooks"
-STUDIES = sorted(path.name for path in OWN.glob("*.ipynb") if 20 <= int(path.name[:2]) <= 30)
+STUDIES = sorted(
+    path.name for path in OWN.glob("*.ipynb") if int(path.name[:2]) in (*range(20, 31), 33)
+)
 FEW = {"fm-lora", "lora", "full", "prototypes"}
 """As `prepare.py` has them."""
 
@@ -142,6 +144,15 @@ def test_full_fine_tuning_trains_most_and_a_frozen_backbone_least():
 
 def test_all_methods_are_compared():
     assert set(results("all_methods")["acc"]) == FEW
+
+
+def test_a_frozen_backbone_gains_nothing_over_itself_and_loses_nothing():
+    found = results("heads")
+    assert set(found["acc"]) == FEW | {"linear-probe", "joint"}
+    assert {gain for gain in found["gain"]["prototypes"].values() if gain is not None} == {0}
+    with_trained_head = FEW - {"prototypes"} | {"linear-probe"}
+    assert set(found["forgetting"]["trained"]) == with_trained_head
+    assert found["loss"]["trained"]["linear-probe"] == 0  # its forgetting is all confusion
 
 
 @pytest.mark.parametrize("name", ["subspace_overlap", "rank_choice", "prompt_drift"])

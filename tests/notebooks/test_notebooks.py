@@ -1,4 +1,4 @@
-"""What holds for every notebook, and for those that are studies (20 to 30), before any is run."""
+"""What holds for every notebook, and for the studies (20 to 30, 33), before any is run."""
 
 import ast
 import importlib
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if 10 <= int(path.name[:2]) <= 17]
-STUDIES = [path for path in NOTEBOOKS if 20 <= int(path.name[:2]) <= 30]
+STUDIES = [path for path in NOTEBOOKS if int(path.name[:2]) in (*range(20, 31), 33)]
 LINKS = "00_start_here"
 LONGEST = 10
 """Lines of a function that a notebook may define."""
@@ -95,7 +95,7 @@ def test_a_study_states_a_grid_sweeps_once_and_publishes_last(path):
     assert where["grid"] <= where["sweep"] < where["publish"] == len(cells(path)) - 1
 
 
-@pytest.mark.parametrize("name", ["00_quickstart", "25_components"])
+@pytest.mark.parametrize("name", ["00_quickstart", "25_components", "33_heads"])
 def test_every_run_of_the_demo_profile_came_with_the_lab(name, tmp_path, monkeypatch):
     """Name for name: a change of settings, defaults, images or weights asks for them anew. Those
     on domains, and the other notebooks', are computed when they are asked for."""

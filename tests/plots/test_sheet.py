@@ -23,6 +23,9 @@ SOURCES = [
     "first task", "first task's gradient", "weight's SVD, R = 128, r = 12", "free LoRA",
     "the same, directions of its own for each task (ours)",
 ]  # fmt: skip
+HEADS = [
+    "trained", "means", "means-carried", "lda", "lda-carried", "ridge", "ridge-carried",
+]  # fmt: skip
 CLASSES = ["great white shark", "hen", "tree frog", "American lobster", "school bus"] * 2
 
 
@@ -90,6 +93,17 @@ def drawn(name: str, methods: list[str]):
             dict.fromkeys("abcd", LONG), {"e": ACC, "f": "forgetting (points)"},
             {(x, y): "ρ = −0.42 (−0.71 to −0.01)" for x in "abcd" for y in "ef"}, TITLE, few[:4],
         ),
+        "every_head": lambda: plots.every_head(
+            {m: {head: around(base[m], ()) for head in HEADS} for m in methods}, TITLE, 58.0, 90.0
+        ),
+        "heads_over_tasks": lambda: plots.heads_over_tasks(
+            {m: {head: around(base[m] - tasks, (3, 10)) for head in HEADS} for m in few[:4]},
+            TITLE, around(60 - tasks, (3, 10)),
+        ),
+        "stacks": lambda: plots.stacks(
+            {head: {m: {"lost": around(2), "confused": around(15)} for m in methods}
+             for head in HEADS[:2]}, "forgetting (points)", TITLE,
+        ),
     }  # fmt: skip
     return figures[name]()
 
@@ -97,10 +111,12 @@ def drawn(name: str, methods: list[str]):
 FIGURES = [
     "accuracy_over_tasks", "lines", "trade_off", "frontier", "pareto", "scatter", "dots",
     "dots, one series", "dots, long names", "accuracy_matrices", "heatmaps", "rank_probabilities",
-    "ranks_by_task", "stream_samples", "measures",
+    "ranks_by_task", "stream_samples", "measures", "every_head", "heads_over_tasks", "stacks",
 ]  # fmt: skip
-SEVERAL_PANELS = ("accuracy_matrices", "heatmaps", "stream_samples", "measures")
-OF_MANY = ("accuracy_over_tasks", "lines", "pareto")
+SEVERAL_PANELS = (
+    "accuracy_matrices", "heatmaps", "stream_samples", "measures", "heads_over_tasks", "stacks",
+)  # fmt: skip
+OF_MANY = ("accuracy_over_tasks", "lines", "pareto", "every_head")
 """Figures that widen for as many methods as these."""
 
 
