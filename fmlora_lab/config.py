@@ -310,6 +310,16 @@ class RunConfig(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def validated(settings: dict[str, Any] | str) -> RunConfig:
+    """A whole configuration, as a dictionary or as JSON. BadInput names what is wrong with it."""
+    try:
+        if isinstance(settings, str):
+            return RunConfig.model_validate_json(settings)
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
 def explain(error: ValidationError, prefix: str = "") -> str:
     """What pydantic refused, in one sentence: field, value and what is allowed, field by field."""
     said = []

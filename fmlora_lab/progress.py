@@ -7,9 +7,11 @@ plain lines: one where a task begins, at most one a minute besides. Under `--qui
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from html import escape
 from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
@@ -44,6 +46,12 @@ def beside_others() -> None:
     if kind() != "none":
         os.environ[TOLD] = "lines"
     Lines.inner = True
+
+
+def into_a_file() -> None:
+    """For a process whose stderr is a log of its own, whatever bars its parent has."""
+    os.environ[TOLD] = "lines"
+    Lines.inner = False
 
 
 def say(text: str) -> None:
@@ -205,6 +213,54 @@ def _widget() -> type[tqdm]:
                 Widget.box = self.shown = None
 
     return Widget
+
+
+Row = tuple[str, str, str, str]
+"""What a run is, its name, where it stands, and what it said last."""
+
+
+class Table:
+    """How runs stand that others compute. In a notebook one table that goes on living, of which
+    those that failed stay; else a line when it has changed, once a minute at most."""
+
+    def __init__(self) -> None:
+        self.shown: Any = None
+        self.last: list[Row] = []
+        self.spoke, self.counts = time.monotonic(), ""
+
+    def show(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
+        if kind() == "notebook":
+            self._draw(rows, counted(rows))
+        elif time.monotonic() - self.spoke >= EVERY and counted(rows) != self.counts:
+            self.spoke, self.counts = time.monotonic(), counted(rows)
+            say(self.counts)
+
+    def end(self, rows: Iterable[Row]) -> None:
+        """The last words, for a notebook that is read later."""
+        rows = list(rows)
+        if kind() == "notebook":
+            self._draw([row for row in rows if row[2] == "failed"], counted(rows))
+
+    def _draw(self, rows: list[Row], below: str) -> None:
+        from IPython.display import HTML, display
+
+        if rows == self.last:
+            return
+        self.last = rows
+        cells = ("".join(f"<td>{escape(word)}</td>" for word in row) for row in rows)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        drawn = HTML(f"<table>{body}</table><p>{below}</p>")
+        if self.shown is None:
+            self.shown = display(drawn, display_id=True)
+        else:
+            self.shown.update(drawn)
+
+
+def counted(rows: Iterable[Row]) -> str:
+    """`12 runs: 3 queued, 2 running, 7 done`."""
+    found = Counter(what for _, _, what, _ in rows)
+    return f"{found.total()} runs: " + ", ".join(f"{n} {what}" for what, n in found.items())
 
 
 @contextmanager

@@ -188,6 +188,35 @@ def test_a_sweep_says_a_line_for_each_run_that_is_computed(tmp_path):
     assert lines_of(file) == ["runs: 3/3 run (100%)"]
 
 
+ROWS = [("lora", "abc", "queued", ""), ("full", "def", "failed", "KeyError: <x>")]
+
+
+def test_how_runs_stand_is_a_line_a_minute_where_it_has_changed(clock):
+    with redirect_stderr(StringIO()) as file:
+        table = progress.Table()
+        for rows in (ROWS[:1], ROWS, ROWS, ROWS[1:]):
+            clock.now += 40
+            table.show(rows)
+        table.end(ROWS)
+    assert lines_of(file) == ["2 runs: 1 queued, 1 failed", "1 runs: 1 failed"]
+
+
+def test_in_a_notebook_how_runs_stand_is_one_table_of_which_those_that_failed_stay(monkeypatch):
+    drawn = []
+    handle = SimpleNamespace(update=lambda html: drawn.append(html.data))
+    monkeypatch.setattr(progress, "kind", lambda: "notebook")
+    monkeypatch.setattr(
+        "IPython.display.display", lambda html, display_id: drawn.append(html.data) or handle
+    )
+    table = progress.Table()
+    for rows in (ROWS[:1], ROWS, ROWS):
+        table.show(rows)
+    assert len(drawn) == 2 and "<td>lora</td>" in drawn[1] and "KeyError: &lt;x&gt;" in drawn[1]
+    table.end(ROWS)
+    assert "lora" not in drawn[2] and "<td>full</td>" in drawn[2]
+    assert "2 runs: 1 queued, 1 failed" in drawn[2]
+
+
 def test_a_librarys_own_bars_are_for_whoever_watches():
     calls = []
     library = SimpleNamespace(

@@ -12,7 +12,7 @@ from errno import EDQUOT, EFBIG, EIO, ENOSPC
 import typer
 from pydantic import ValidationError
 
-from fmlora_lab.cli import data, measure, options, render, run, runs
+from fmlora_lab.cli import data, measure, options, render, run, runs, sweep
 from fmlora_lab.config import BadInput, explain
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, render, measure):
+for group in (run, sweep, render, measure):
     app.add_typer(group.app)
 app.add_typer(runs.app, name="runs", help="List, show, merge and delete stored runs.")
 app.add_typer(data.app, name="data", help="Real benchmarks: list and get them.")

@@ -30,6 +30,10 @@ NotebooksDir = Annotated[
     Path | None, typer.Option(help="Where notebooks are; default ./notebooks, else the lab's own.")
 ]
 
+On = Annotated[
+    str | None, typer.Option(help="Where runs are computed: here or processes; or $FMLORA_ON.")
+]
+
 
 def _quieten(asked: bool) -> bool:
     if asked:

@@ -1,5 +1,6 @@
 """`render`, `compare`, `report`, `ship`, `examples`: from runs to what is shown of them."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +29,17 @@ def render_command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute also the runs that came with the lab.")
     ] = False,
+    on: options.On = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
     from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.runs.sweep import launcher
 
     values = dict(parse_assignment(text) for text in parameter or [])
+    if on is not None:
+        launcher(on)  # which refuses what is unknown
+        os.environ["FMLORA_ON"] = on  # for the notebooks' processes
     _render(notebooks, values, runs_dir, figures_dir, notebooks_dir, missing_only, fresh)
 
 

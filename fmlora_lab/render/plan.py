@@ -9,7 +9,7 @@ import ast
 import contextlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from fmlora_lab.config import BadInput
+from fmlora_lab.config import BadInput, validated
 from fmlora_lab.render.notebooks import read, short_name
 from fmlora_lab.runs import planning
 
@@ -67,23 +67,60 @@ def _about(seconds: float) -> str:
     return f"about {said(seconds)}"
 
 
+def grid_of(path: Path, parameters: Mapping[str, Any]) -> tuple[list[Any], Path | str | None]:
+    """What a notebook's first sweep asks for (`Asked`), and the runs folder that it names.
+
+    The notebook is executed up to there, in a process of its own. BadInput where it comes to no
+    sweep, fails or computes a run before it, or has methods of its own, which are known to it
+    alone.
+    """
+    from fmlora_lab.runs.sweep import Asked
+
+    found = _apart(_grid, {0: (path, parameters)})[0] if _speaks_of_sweeps(path) else []
+    if not found:
+        why = "has no sweep" if found == [] else "fails, or computes a run, before its sweep"
+        raise BadInput(f"{path} {why}, so it states no grid")
+    asked, runs_dir = found
+    return [Asked(labels, validated(config)) for labels, config in asked], runs_dir
+
+
+def _grid(path: str, parameters: Mapping[str, Any]) -> Any:
+    """For another process: labels and configurations as JSON; [] or None as in `_reached`."""
+    reached = _reached(path, parameters)
+    if not isinstance(reached, planning.UpToHere):
+        return reached
+    asked = [(own.labels, own.config.model_dump_json()) for own in reached.asked or []]
+    return (asked, reached.runs_dir) if asked else None
+
+
 def _learn(asked: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[list[Needed] | None]:
     """The runs of each notebook; none for one without a sweep, None where it is not known."""
     found: dict[int, list[Needed] | None] = {k: [] for k in range(len(asked))}
-    left = [k for k, (path, _) in enumerate(asked) if _speaks_of_sweeps(path)]
+    speaking = {k: own for k, own in enumerate(asked) if _speaks_of_sweeps(own[0])}
+    return list((found | _apart(needed, speaking)).values())
+
+
+def _apart(
+    learn: Callable[[str, Mapping[str, Any]], Any],
+    asked: Mapping[int, tuple[Path, Mapping[str, Any]]],
+) -> dict[int, Any]:
+    """What `learn` finds of each notebook, in another process; None where its own code ends that
+    process."""
+    found: dict[int, Any] = {}
+    left = list(asked)
     while left:
         pool = ProcessPoolExecutor(1, get_context("spawn"), _begin_as_a_kernel)
         try:
-            jobs = {k: pool.submit(needed, str(asked[k][0]), dict(asked[k][1])) for k in left}
+            jobs = {k: pool.submit(learn, str(asked[k][0]), dict(asked[k][1])) for k in left}
             for k, job in jobs.items():
                 left.remove(k)
-                found[k] = None  # where its own code ends the process
+                found[k] = None
                 found[k] = job.result()
         except BrokenProcessPool:
             pass
         finally:
             pool.shutdown(cancel_futures=True)
-    return list(found.values())
+    return found
 
 
 def _begin_as_a_kernel() -> None:
@@ -93,6 +130,16 @@ def _begin_as_a_kernel() -> None:
 def needed(path: str, parameters: Mapping[str, Any]) -> list[Needed] | None:
     """The runs of a notebook's first sweep, by executing it up to there in this process: none if
     it comes to its end without, None if it fails, or computes a run, before that."""
+    reached = _reached(path, parameters)
+    if not isinstance(reached, planning.UpToHere):
+        return reached
+    if reached.asked is None:
+        return None
+    return [_needed(own.config, reached.runs_dir) for own in reached.asked]
+
+
+def _reached(path: str, parameters: Mapping[str, Any]) -> planning.UpToHere | list | None:
+    """What ends the notebook; [] if it comes to its own end, None if it fails before."""
     # What notebooks find in their namespace.
     space: dict[str, Any] = {"__name__": "__main__", "get_ipython": _NoMagics, "display": _nothing}
     quiet = io.StringIO()
@@ -103,16 +150,14 @@ def needed(path: str, parameters: Mapping[str, Any]) -> list[Needed] | None:
                 exec(compile(code, path, "exec"), space)
                 space |= parameters if tagged else {}
     except planning.UpToHere as reached:
-        asked, runs_dir = reached.asked, reached.runs_dir
+        return reached
     except BadInput:
         raise
     except (Exception, SystemExit):
         return None  # executing it will show why
-    else:
-        return []
     finally:
         planning.active = False
-    return None if asked is None else [_needed(own.config, runs_dir) for own in asked]
+    return []
 
 
 def _needed(config: Any, runs_dir: Path | str | None) -> Needed:

@@ -1,60 +1,304 @@
-"""Who computes runs. A launcher takes configurations and yields their runs, in order."""
+"""Who computes runs. A launcher takes configurations and yields their runs, in order.
 
+The run store is the result: whoever computes a run leaves it there, what it said in `log.txt`
+beside it, and is asked for nothing else.
+"""
+
+import faulthandler
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import socket
+import sys
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+import torch
 
 from fmlora_lab import progress, threads
-from fmlora_lab.config import RunConfig
+from fmlora_lab.config import BadInput, RunConfig, validated
+from fmlora_lab.files import check_writable, make_folder
+from fmlora_lab.runs.folder import runs_root
+from fmlora_lab.runs.identity import identity
 from fmlora_lab.runs.run import find_stored, run
-from fmlora_lab.runs.stored import Run
+from fmlora_lab.runs.stored import Run, run_folder
+
+LOG = "log.txt"
+"""In a run's folder: what the processes that computed it said."""
+LOOK = 1.0
+"""Seconds from one look at what running runs say to the next."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """In the place of a run that died: its name, the last line of its error, and its log."""
+
+    run_id: str
+    why: str
+    log: Path
 
 
 class Launcher(Protocol):
-    """What is done stays done if it is interrupted; whatever is stored is loaded."""
+    """What is done stays done if it is interrupted; whatever is stored is loaded. A run that dies
+    raises, which ends the others too, or comes as `Failed`."""
 
     def __call__(
         self, configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
-    ) -> Iterator[Run]: ...
+    ) -> Iterator[Run | Failed]: ...
 
 
 def here(
     configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
 ) -> Iterator[Run]:
-    """One after another in this process."""
+    """One after another in this process; one that fails ends the sweep."""
     for config in configs:
         yield run(config, runs_dir, use_shipped)
 
 
-def processes(workers: int) -> Launcher:
-    """Shared out to worker processes, and the cores among them: steps of a small network gain
-    little from a second core, two runs beside each other much."""
+def processes(workers: int | None = None, cores: int = 1, retry: int = 0) -> Launcher:
+    """Shared out to worker processes: with CUDA one a GPU, on a CPU one for each `cores` of the
+    machine's; or as many `workers` as are given, which share out GPUs and cores.
+
+    A run that dies, by an exception or a signal, does not stop the others; it is begun again up to
+    `retry` times, and goes on from its last checkpoint. Steps of a small network gain little from a
+    second core, two runs beside each other much. BadInput for less than one worker or core.
+    """
+    for name, value in (("workers", workers), ("cores", cores)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}; at least 1 is needed")
+
+    def begin(new: Mapping[str, RunConfig], runs_dir: Path | str | None) -> Workers:
+        gpus, all_cores = visible_gpus(), os.cpu_count() or 1
+        count = workers or len(gpus) or max(1, all_cores // cores)
+        share = max(1, all_cores // count) if workers or gpus else cores
+        return Workers(new, runs_dir, count, share, gpus, retry)
+
+    return followed(begin)
+
+
+def visible_gpus() -> list[str]:
+    """CUDA's devices as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
+
+
+@dataclass
+class State:
+    """Where a run stands that was not stored, and what it said last."""
+
+    what: Literal["queued", "running", "done", "failed"] = "queued"
+    said: str = ""
+
+
+class Going(AbstractContextManager, Protocol):
+    """Runs that are computed elsewhere, by name."""
+
+    states: dict[str, State]
+
+    def wait(self) -> None:
+        """Until something may have changed; then `states` say what is known."""
+
+
+def followed(
+    begin: Callable[[Mapping[str, RunConfig], Path | str | None], Going],
+) -> Launcher:
+    """A launcher that gives what is not stored to `begin`, each name once, and shows how it goes
+    until all runs are done or dead."""
 
     def launch(
         configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
-    ) -> Iterator[Run]:
+    ) -> Iterator[Run | Failed]:
         configs = list(configs)
-        one = partial(run, runs_dir=runs_dir, use_shipped=use_shipped)
         found = [find_stored(config, runs_dir, use_shipped) for config in configs]
-        stored = [run for run in found if run is not None]
-        if len(stored) == len(configs):
-            yield from stored  # no process is begun for what is only read
+        names = [
+            identity(config) if own is None else own.id
+            for config, own in zip(configs, found, strict=True)
+        ]
+        new = {n: c for n, c, own in zip(names, configs, found, strict=True) if own is None}
+        if not new:
+            yield from filter(None, found)  # no process is begun for what is only read
             return
-        with worker_pool(workers) as pool:
-            begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
-            try:
-                for i, own in enumerate(found):
-                    yield begun[i].result() if own is None else own
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # else all others would be computed first
-                raise
+        for name in new:
+            run_folder(name, runs_dir).lock()  # an archive refuses
+        check_writable(runs_root(runs_dir))
+        table = progress.Table()
+        with begin(new, runs_dir) as going:
+            for name, config, own in zip(names, configs, found, strict=True):
+                while own is None and going.states[name].what in ("queued", "running"):
+                    table.show(_rows(new, going))
+                    going.wait()
+                if own is not None:
+                    yield own
+                elif going.states[name].what == "done":
+                    yield run(config, runs_dir, use_shipped)
+                else:
+                    log = run_folder(name, runs_dir).path / LOG
+                    yield Failed(name, going.states[name].said, log)
+            table.end(_rows(new, going))
 
     return launch
+
+
+def _rows(new: Mapping[str, RunConfig], going: Going) -> Iterator[progress.Row]:
+    for name, state in going.states.items():
+        config = new[name]
+        what = f"{config.method.name}, order {config.order_seed}, seed {config.seed}"
+        yield what, name, state.what, state.said
+
+
+class Workers:
+    """Processes that take runs in turn. One that dies, or whose run fails, gives way to another."""
+
+    def __init__(
+        self,
+        new: Mapping[str, RunConfig],
+        runs_dir: Path | str | None,
+        count: int,
+        share: int,
+        gpus: list[str],
+        retry: int,
+    ):
+        """`count` of them at most, with `share` threads each; of the `gpus` one each in turn."""
+        self.new, self.runs_dir, self.retry = new, runs_dir, retry
+        self.slots = [(share, gpus[k % len(gpus)] if gpus else None) for k in range(count)]
+        self.states = {name: State() for name in new}
+        self.left, self.tried = deque(new), Counter[str]()
+        self.at_work: dict[int, Worker] = {}
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.at_work.values():
+            worker.process.kill()
+            worker.process.join()
+
+    def wait(self) -> None:
+        for slot, (share, gpu) in enumerate(self.slots):
+            if slot not in self.at_work and len(self.left) > self._beginning():
+                self.at_work[slot] = Worker(share, gpu)
+        ready = connection.wait([worker.pipe for worker in self.at_work.values()], LOOK)
+        for slot, worker in [*self.at_work.items()]:
+            if worker.pipe in ready:
+                self._hear(slot, worker)
+            elif worker.on is not None:
+                self.states[worker.on].said = last_line(self._log(worker.on))
+
+    def _beginning(self) -> int:
+        return sum(worker.on is None for worker in self.at_work.values())
+
+    def _log(self, name: str) -> Path:
+        return run_folder(name, self.runs_dir).path / LOG
+
+    def _hear(self, slot: int, worker: "Worker") -> None:
+        """A worker is ready for its first run, or has done one, or died."""
+        try:
+            error = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            error = worker.death()
+            if worker.on is None:
+                raise RuntimeError(
+                    f"a worker process could not begin ({error}); in a script a sweep's call "
+                    "stands under `if __name__ == '__main__':`"
+                ) from None
+        if worker.on is not None:
+            self._note(worker.on, error)
+            worker.on = None
+        if error is None and self.left:
+            name = self.left.popleft()
+            self.states[name] = State("running")
+            worker.take(name, self.new[name], self.runs_dir, self._log(name))
+        else:
+            del self.at_work[slot]
+            worker.pipe.close()  # at which it ends
+            worker.process.join()
+
+    def _note(self, name: str, error: str | None) -> None:
+        if error is None:
+            self.states[name] = State("done")
+            return
+        progress.say(f"run {name} failed: {error}; log {self._log(name)}")
+        self.tried[name] += 1
+        again = self.tried[name] <= self.retry
+        self.states[name] = State("queued" if again else "failed", error)
+        if again:
+            self.left.append(name)
+
+
+class Worker:
+    """A process and the run it is on; None until it is ready for its first."""
+
+    def __init__(self, share: int, gpu: str | None):
+        context = get_context("spawn")
+        self.on: str | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, share, gpu), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def take(self, name: str, config: RunConfig, runs_dir: Path | str | None, log: Path) -> None:
+        self.on = name
+        # As text: what a notebook defines for itself is not known to another process.
+        self.pipe.send((config.model_dump_json(), runs_dir, log))
+
+    def death(self) -> str:
+        """What ended the process, for readers."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _work(asks: connection.Connection, share: int, gpu: str | None) -> None:
+    """What a worker does: each run it is sent, until one fails or no more comes."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    _begin(share)
+    asks.send(None)
+    with suppress(EOFError):
+        while True:
+            config, runs_dir, log = asks.recv()
+            error = compute(config, runs_dir, log)
+            asks.send(error)
+            if error is not None:
+                return
+
+
+def compute(config: str, runs_dir: Path | str | None, log: Path) -> str | None:
+    """Compute a run, given as JSON, for another process: whatever is said from now on goes to its
+    log, its traceback too. Returns the last line of its error, if it failed."""
+    make_folder(log.parent)
+    with log.open("ab", 0) as file:
+        for standard in (1, 2):
+            os.dup2(file.fileno(), standard)
+    progress.into_a_file()
+    faulthandler.enable()
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    progress.say(f"-- {where}{f', GPU {gpu}' if gpu else ''}")
+    try:
+        run(validated(config), runs_dir)
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}".rstrip().splitlines()[-1]
+    finally:
+        sys.stdout.flush()
+    return None
+
+
+def last_line(log: Path) -> str:
+    """What stands at the end of a log; nothing where there is none."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 1000))
+        return file.read().decode(errors="replace").strip().rpartition("\n")[2]
+    return ""
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:

@@ -1,5 +1,8 @@
 """A grid states runs, a sweep has them: labelled configurations in, a tidy frame out."""
 
+import json
+import os
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from fmlora_lab import progress
-from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training
+from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training, validated
+from fmlora_lab.files import naming
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.profiles import configure, stream_of
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
-from fmlora_lab.runs.launch import Launcher, here, processes
-from fmlora_lab.runs.stored import load_runs
+from fmlora_lab.runs.launch import Failed, Launcher, here, processes
+from fmlora_lab.runs.stored import Run, load_runs
 
 
 @dataclass(frozen=True)
@@ -121,37 +125,110 @@ def _dotted(axis: str, benchmark: str) -> str:
     )
 
 
+def read_grid(path: Path) -> list[Asked]:
+    """The runs that a file states: a JSON list, or the tables `[[runs]]` of a TOML file, of which
+    each is the keywords of a `grid` or, where its method is a table, a whole configuration, as
+    `fmlora-lab run --show-config` prints it. Nothing in it is executed.
+
+        [[runs]]
+        profile = "smoke"
+        method = ["fm-lora", "lora"]
+        order_seed = [0, 1, 2]
+        overrides = {"training.epochs" = 2}
+
+    BadInput names the file and the entry that cannot be used.
+    """
+    with naming(path):
+        text = path.read_text("utf-8")
+    try:
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    entries = found.get("runs") if isinstance(found, dict) else found
+    if not isinstance(entries, list) or not entries:
+        raise BadInput(f"{path} has no list of runs; JSON is a list, TOML has tables [[runs]]")
+    asked = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            if not isinstance(entry, dict):
+                raise BadInput("it is no table of settings")
+            whole = isinstance(entry.get("method"), dict)
+            asked += [_labelled(validated(entry))] if whole else grid(**entry)
+        except BadInput as error:
+            raise BadInput(f"{path}, entry {number}: {error}") from error
+    return asked
+
+
 PARTS = ("benchmark", "backbone", "method", "training")
 """Of a configuration: what has settings of its own."""
+
+
+class RunsFailed(Exception):
+    """Some runs of a sweep died; the others are done, and are there as `done`, a frame."""
+
+    def __init__(self, failed: Sequence[tuple[Asked, Failed]], done: pd.DataFrame):
+        self.failed, self.done = failed, done
+        rows = "".join(
+            f"\n  {', '.join(f'{k} {v}' for k, v in a.labels.items())}: {f.why} (log {f.log})"
+            for a, f in failed
+        )
+        super().__init__(
+            f"{len(failed)} of {len(failed) + len(done)} runs failed; the others are stored, and "
+            f"the same sweep goes on with these:{rows}"
+        )
 
 
 def sweep(
     runs: Iterable[Asked | RunConfig],
     runs_dir: Path | str | None = None,
-    on: Launcher = here,
-    workers: int = 1,
+    on: str | Launcher | None = None,
+    workers: int | None = None,
+    retry: int = 0,
 ) -> pd.DataFrame:
     """The runs of a grid (or of plain configurations) as a tidy frame, in their order.
 
     A row a run: its labels, its metrics by each head, its costs, and the run itself (`run`).
-    Stored runs are loaded, those that came with the lab among them unless FMLORA_FRESH is set;
-    the others are computed by the launcher `on`, or by `workers` processes. What is done stays
-    done if the sweep is interrupted.
+    Stored runs are loaded, those that came with the lab among them unless FMLORA_FRESH is set. The
+    others are computed `on` "here", in this process, or "processes", beside one another
+    (`runs/launch.py`), as many as `workers`; or by a launcher. By default $FMLORA_ON says where,
+    else it is here, or on processes where `workers` are given. What is done stays done if the sweep
+    is interrupted.
+
+    On processes a run that dies does not stop the others. It is begun again up to `retry` times;
+    RunsFailed names at the end those that died. BadInput where nothing is asked for, or `on` is
+    unknown.
     """
     asked = [a if isinstance(a, Asked) else _labelled(a) for a in runs]
     if not asked:
         raise BadInput("a sweep needs at least one run; its grid is empty")
-    if workers < 1:
-        raise BadInput(f"workers is {workers}; at least 1 is needed")
+    launch = launcher(on, workers, retry)
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
-    launch = on if workers == 1 else processes(workers)
-    found = []
+    found: list[Run | Failed] = []
     with progress.bar(desc="runs", total=len(asked), unit="run") as bar:
         for run in launch([a.config for a in asked], runs_dir, use_shipped()):
             found.append(run)
             bar.update()
-    return frame([(a.labels, run) for a, run in zip(asked, found, strict=True)])
+    each = list(zip(asked, found, strict=True))
+    failed = [(a, run) for a, run in each if isinstance(run, Failed)]
+    done = [(a.labels, run) for a, run in each if isinstance(run, Run)]
+    if failed:
+        raise RunsFailed(failed, frame(done) if done else pd.DataFrame())
+    return frame(done)
+
+
+def launcher(on: str | Launcher | None, workers: int | None = None, retry: int = 0) -> Launcher:
+    """What `sweep` means by these. BadInput for an unknown name, or workers elsewhere."""
+    if workers is not None and on not in (None, "processes"):
+        raise BadInput(f"workers is {workers}; they are for on='processes'")
+    if on is None:
+        on = os.environ.get("FMLORA_ON") or ("here" if workers in (None, 1) else "processes")
+    if not isinstance(on, str):
+        return on
+    known = {"here": lambda: here, "processes": lambda: processes(workers, retry=retry)}
+    if on not in known:
+        raise BadInput(f"on is {on!r}; allowed: {', '.join(known)}")
+    return known[on]()
 
 
 def _labelled(config: RunConfig) -> Asked:

@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from fmlora_lab import grid, identity, sweep
 from fmlora_lab.config import BadInput
 from fmlora_lab.render import plan as planning
-from fmlora_lab.render.plan import needed, plan
+from fmlora_lab.render.plan import grid_of, needed, plan
 from fmlora_lab.runs.estimate import speeds
 
 LAB = Path(__file__).parents[2] / "notebooks"
@@ -217,3 +217,21 @@ def test_a_study_of_the_lab_has_a_plan(path, tmp_path):
     for parameters in ({"profile": "smoke"}, {"profile": "demo"}):
         found = needed(str(path), {**parameters, "runs_dir": str(tmp_path), "static": True})
         assert found and len({need.run_id for need in found}) > 1
+
+
+@pytest.mark.process
+def test_a_notebooks_grid_is_what_its_sweep_asks_for(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write("mine", IMPORTS, GRID, SWEEP, "raise RuntimeError('after the sweep')")
+    given = {"tasks": [5, 10], "runs_dir": str(tmp_path / "runs")}
+    expected = grid("smoke", method="prototypes", tasks=[5, 10])
+    assert grid_of(path, given) == (expected, given["runs_dir"])
+    fails = write("fails", IMPORTS, "1 / 0", GRID, SWEEP)
+    for other, said in ((fails, "fails, or computes"), (write("none", "1"), "has no sweep")):
+        with pytest.raises(BadInput, match=said):
+            grid_of(other, {})
+    own = "from fmlora_lab.config import MethodSettings\nclass Own(MethodSettings):\n    name: "
+    own += "Literal['own'] = 'own'"
+    path = write("own", "from typing import Literal", own, IMPORTS, "sweep(grid(method='own'))")
+    with pytest.raises(BadInput, match=r"method\.name is 'own'; allowed"):
+        grid_of(path, {})

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,10 @@ import pytest
 import torch
 
 from fmlora_lab import grid, sweep
-from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.config import BadInput
 from fmlora_lab.profiles import configure, profiles
-from fmlora_lab.runs import launch
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.folder import FolderKeeper, RunFolder
-from fmlora_lab.runs.launch import processes
 from fmlora_lab.runs.stored import Run
 from fmlora_lab.runs.sweep import scaled, tuned
 
@@ -271,35 +268,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.unit
-def test_cores_are_shared_among_workers_and_none_is_begun_for_stored_runs(monkeypatch):
-    asked = []
-
-    class Pool:
-        def __init__(self, workers, **how):
-            asked.append((workers, how["initargs"]))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            return None
-
-        def submit(self, one, config):
-            return SimpleNamespace(result=lambda: f"computed {config.method.name}")
-
-    monkeypatch.setattr(launch, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
-    stored = {"prototypes": "loaded prototypes"}
-    monkeypatch.setattr(launch, "find_stored", lambda config, *_: stored.get(config.method.name))
-    configs = [RunConfig(method=name) for name in ("lora", "prototypes")]
-    assert [*processes(2)(configs, None, False)] == ["computed lora", "loaded prototypes"]
-    assert asked == [(2, (4,))]
-    stored["lora"] = "loaded lora"
-    assert [*processes(2)(configs, None, False)] == ["loaded lora", "loaded prototypes"]
-    assert len(asked) == 1
-
-
 @pytest.mark.train
 @pytest.mark.process
 def test_worker_processes_give_the_same(few, tmp_path, one_thread):
@@ -378,6 +346,10 @@ def test_a_sweep_of_nothing_is_refused(few, tmp_path):
         sweep([], tmp_path)
     with pytest.raises(BadInput, match="workers is 0"):
         sweep(few, tmp_path, workers=0)
+    with pytest.raises(BadInput, match="on is 'moon'; allowed: here, processes"):
+        sweep(few, tmp_path, on="moon")
+    with pytest.raises(BadInput, match="workers is 2; they are for on='processes'"):
+        sweep(few, tmp_path, on="here", workers=2)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,93 @@
+"""`sweep`: the runs of a file or of a notebook's grid, wherever they are computed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fmlora_lab.cli import options
+from fmlora_lab.cli.run import describe
+from fmlora_lab.config import BadInput
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("sweep")
+def sweep_command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NOTEBOOK",
+            help="A .json or .toml of configurations and grids, or a notebook, for its grid.",
+        ),
+    ],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A notebook's parameter."),
+    ] = None,
+    on: options.On = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default one a GPU, or by --cores.")
+    ] = None,
+    cores: Annotated[
+        int, typer.Option(min=1, help="Cores, so threads, of a process on a CPU.")
+    ] = 1,
+    retry: Annotated[int, typer.Option(min=0, help="Times that a run which died is begun.")] = 0,
+    runs_dir: options.RunsDir = None,
+    notebooks_dir: options.NotebooksDir = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compute a grid's runs, or load those that are stored; what is done stays done."""
+    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.runs.launch import processes
+    from fmlora_lab.runs.sweep import RunsFailed, sweep
+
+    given = dict(parse_assignment(text) for text in parameter or [])
+    asked, where = _asked(what, given, runs_dir, notebooks_dir)
+    if on == "processes" or (on is None and workers is not None):
+        launcher = processes(workers, cores, retry)
+    else:
+        launcher = on
+    failed = []
+    try:
+        found = sweep(asked, where, launcher, retry=retry)
+    except RunsFailed as error:
+        found, failed = error.done, error.failed
+        print(f"fmlora-lab: {error}", file=sys.stderr)
+    if as_json:
+        rows = [{"run": run.id, "state": "done"} for run in found.get("run", [])]
+        rows += [
+            {"run": f.run_id, "state": "failed", "error": f.why, "log": str(f.log)}
+            for _, f in failed
+        ]
+        print(json.dumps({"runs": rows}))
+    else:
+        for run in found.get("run", []):
+            print(f"{run.id}  {describe(run.result, run.method_name)}")
+        print(f"{len(found)} runs done, {len(failed)} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _asked(
+    what: str, given: dict[str, Any], runs_dir: Path | None, notebooks_dir: Path | None
+) -> tuple[list[Any], Path | str | None]:
+    """The grid of a file or a notebook, and the runs folder that it goes to."""
+    from fmlora_lab.render.notebooks import check, fill, select, short_name
+    from fmlora_lab.render.plan import grid_of
+    from fmlora_lab.runs.sweep import read_grid
+
+    path = Path(what)
+    if path.suffix in (".json", ".toml"):
+        if given:
+            raise BadInput(f"{what} is no notebook, so it takes no parameter {next(iter(given))!r}")
+        return read_grid(path), runs_dir
+    if path.suffix == ".ipynb" and path.is_file():
+        notebooks_dir = path.parent
+    (path,) = select([what], notebooks_dir)
+    check([path], [*given, *(["runs_dir"] if runs_dir is not None else [])])
+    filled = fill(path, given, runs_dir, Path("figures", short_name(path)).absolute())
+    return grid_of(path, filled)
