@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fmlora_lab import progress
 from fmlora_lab.config import BadInput
-from fmlora_lab.files import TEMPORARY, make_folder, naming, there, write_atomically
+from fmlora_lab.files import TEMPORARY, naming, there, write_atomically
+from fmlora_lab.runs.claim import Claim
 
 Arrays = dict[str, np.ndarray]
 
@@ -69,28 +69,30 @@ class RunFolder:
 
     def __init__(self, root: Path, run_id: str):
         self.root, self.run_id, self.path = root, run_id, root / run_id
+        self.held: Claim | None = None
 
-    def lock(self) -> FileLock:
+    def lock(self) -> Claim:
         """Held by the one process that writes this run."""
-        make_folder(self.root)
-        return FileLock(self.root / f"{self.run_id}.lock")
+        return Claim(self.path / "claim")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the lock, and give it back whatever ends the block: a traceback that a notebook
-        keeps would otherwise keep it too. Says so where it has to wait for another process."""
-        lock = self.lock()
+        keeps would otherwise keep it too. Says so where it has to wait for another process.
+        What is written in the block, is written while it is held, or `Lost` is raised."""
+        self.held = self.lock()
         try:
-            with naming(lock.lock_file):
+            with naming(self.held.path):
                 try:
-                    lock.acquire(timeout=0)
-                except Timeout:
+                    self.held.acquire(timeout=0)
+                except TimeoutError:
                     said = f"another process is computing run {self.run_id}; waiting"
                     progress.say(said)
-                    lock.acquire()
+                    self.held.acquire()
             yield
         finally:
-            lock.release(force=True)
+            self.held.release()
+            self.held = None
 
     @property
     def complete(self) -> bool:
@@ -182,6 +184,8 @@ class RunFolder:
             return arrays, opened.metadata() or {}
 
     def _write(self, name: str, content: bytes) -> None:
+        if self.held is not None:
+            self.held.check()
         write_atomically(self.path / name, lambda file: file.write(content))
 
     def _bytes(self, name: str) -> bytes:
@@ -204,7 +208,7 @@ class FolderKeeper:
         killed process had begun to write. DamagedFile where a task's file is lost or damaged:
         better now than after all the others."""
         for begun in self.folder.path.rglob(f"{TEMPORARY}*"):
-            begun.unlink()
+            begun.unlink(missing_ok=True)  # of others that ask for this run, too
         self.lines = []
         if not self.folder.has("checkpoint.safetensors"):
             return None

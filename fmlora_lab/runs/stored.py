@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
-from fmlora_lab.files import naming, where_it_can_be_kept
+from fmlora_lab.files import TEMPORARY, naming, where_it_can_be_kept
 from fmlora_lab.runs.archive import ArchivedRun, archived, opened
 from fmlora_lab.runs.folder import (
     FEATURES,
@@ -236,7 +236,8 @@ def stored_run(folder: RunFolder) -> Run:
 
 def delete(folder: RunFolder) -> None:
     """Remove a run from disk, when no process is writing it."""
+    gone = folder.root / f"{TEMPORARY}{folder.run_id}"
     with folder.alone(), naming(folder.path):
         (folder.path / "result.json").unlink(missing_ok=True)  # what is left is no complete run
-        shutil.rmtree(folder.path)
-    Path(folder.lock().lock_file).unlink(missing_ok=True)
+        folder.path.rename(gone)  # with its claim, so that no other begins within
+        shutil.rmtree(gone)
