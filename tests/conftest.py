@@ -59,7 +59,7 @@ REGISTRIES = (
 )
 
 
-TIERS = {"unit", "train", "process", "browser", "real", "gpu"}
+TIERS = {"unit", "train", "process", "browser", "real", "gpu", "cluster"}
 TRAINING = {"trainer", "tiny_config"}
 
 

@@ -1,5 +1,7 @@
 """Options that several commands have, and the overrides that they stand for."""
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +33,11 @@ NotebooksDir = Annotated[
 ]
 
 On = Annotated[
-    str | None, typer.Option(help="Where runs are computed: here or processes; or $FMLORA_ON.")
+    str | None, typer.Option(help="Where runs are computed: here, processes, slurm; or $FMLORA_ON.")
+]
+OfSlurm = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", help="KEY=VALUE of sbatch, such as partition=gpu or time=4:00:00."),
 ]
 
 
@@ -68,3 +74,11 @@ def overrides_of(
     }
     given = {key: value for key, value in given.items() if value is not None}
     return given | dict(parse_assignment(text) for text in settings or [])
+
+
+def tell_slurm(given: list[str] | None) -> None:
+    """Have these options of sbatch, KEY=VALUE, for sweeps of this process and those it starts."""
+    from fmlora_lab.profiles import parse_assignment
+
+    if given:
+        os.environ["FMLORA_SLURM"] = json.dumps(dict(parse_assignment(text) for text in given))

@@ -30,6 +30,7 @@ def render_command(
         bool, typer.Option("--fresh", help="Compute also the runs that came with the lab.")
     ] = False,
     on: options.On = None,
+    slurm: options.OfSlurm = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
@@ -37,6 +38,7 @@ def render_command(
     from fmlora_lab.runs.sweep import launcher
 
     values = dict(parse_assignment(text) for text in parameter or [])
+    options.tell_slurm(slurm)
     if on is not None:
         launcher(on)  # which refuses what is unknown
         os.environ["FMLORA_ON"] = on  # for the notebooks' processes

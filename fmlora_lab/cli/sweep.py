@@ -28,6 +28,7 @@ def sweep_command(
         typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A notebook's parameter."),
     ] = None,
     on: options.On = None,
+    slurm: options.OfSlurm = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default one a GPU, or by --cores.")
     ] = None,
@@ -45,6 +46,7 @@ def sweep_command(
     from fmlora_lab.runs.launch import processes
     from fmlora_lab.runs.sweep import RunsFailed, sweep
 
+    options.tell_slurm(slurm)
     given = dict(parse_assignment(text) for text in parameter or [])
     asked, where = _asked(what, given, runs_dir, notebooks_dir)
     if on == "processes" or (on is None and workers is not None):
@@ -57,17 +59,18 @@ def sweep_command(
     except RunsFailed as error:
         found, failed = error.done, error.failed
         print(f"fmlora-lab: {error}", file=sys.stderr)
+    done = [*found.run] if len(found) else []
     if as_json:
-        rows = [{"run": run.id, "state": "done"} for run in found.get("run", [])]
+        rows = [{"run": run.id, "state": "done"} for run in done]
         rows += [
             {"run": f.run_id, "state": "failed", "error": f.why, "log": str(f.log)}
             for _, f in failed
         ]
         print(json.dumps({"runs": rows}))
     else:
-        for run in found.get("run", []):
+        for run in done:
             print(f"{run.id}  {describe(run.result, run.method_name)}")
-        print(f"{len(found)} runs done, {len(failed)} failed")
+        print(f"{len(done)} runs done, {len(failed)} failed")
     if failed:
         raise typer.Exit(1)
 

@@ -81,15 +81,15 @@ def grid_of(path: Path, parameters: Mapping[str, Any]) -> tuple[list[Any], Path 
         why = "has no sweep" if found == [] else "fails, or computes a run, before its sweep"
         raise BadInput(f"{path} {why}, so it states no grid")
     asked, runs_dir = found
-    return [Asked(labels, validated(config)) for labels, config in asked], runs_dir
+    return [Asked(labels, validated(config), own) for labels, config, own in asked], runs_dir
 
 
 def _grid(path: str, parameters: Mapping[str, Any]) -> Any:
-    """For another process: labels and configurations as JSON; [] or None as in `_reached`."""
+    """For another process: labels, configurations as JSON and profiles; else as `_reached`."""
     reached = _reached(path, parameters)
     if not isinstance(reached, planning.UpToHere):
         return reached
-    asked = [(own.labels, own.config.model_dump_json()) for own in reached.asked or []]
+    asked = [(a.labels, a.config.model_dump_json(), a.profile) for a in reached.asked or []]
     return (asked, reached.runs_dir) if asked else None
 
 

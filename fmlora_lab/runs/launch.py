@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from fmlora_lab import progress, threads
+from fmlora_lab import progress, stopping, threads
 from fmlora_lab.config import BadInput, RunConfig, validated
 from fmlora_lab.files import check_writable, make_folder
 from fmlora_lab.runs.folder import runs_root
@@ -273,7 +273,7 @@ def _work(asks: connection.Connection, share: int, gpu: str | None) -> None:
 
 def compute(config: str, runs_dir: Path | str | None, log: Path) -> str | None:
     """Compute a run, given as JSON, for another process: whatever is said from now on goes to its
-    log, its traceback too. Returns the last line of its error, if it failed."""
+    log, its traceback too. Returns the last line of its error, if it failed. Stopped passes."""
     make_folder(log.parent)
     with log.open("ab", 0) as file:
         for standard in (1, 2):
@@ -285,6 +285,9 @@ def compute(config: str, runs_dir: Path | str | None, log: Path) -> str | None:
     progress.say(f"-- {where}{f', GPU {gpu}' if gpu else ''}")
     try:
         run(validated(config), runs_dir)
+    except stopping.Stopped:
+        progress.say("asked to stop; what was learned is stored")
+        raise
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}".rstrip().splitlines()[-1]

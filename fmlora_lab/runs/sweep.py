@@ -16,11 +16,12 @@ from fmlora_lab import progress
 from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training, validated
 from fmlora_lab.files import naming
 from fmlora_lab.methods.registry import in_order
-from fmlora_lab.profiles import configure, stream_of
+from fmlora_lab.profiles import configure, profile_named, stream_of
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
 from fmlora_lab.runs.launch import Failed, Launcher, here, processes
+from fmlora_lab.runs.slurm import slurm
 from fmlora_lab.runs.stored import Run, load_runs
 
 
@@ -30,6 +31,7 @@ class Asked:
 
     labels: dict[str, Any]
     config: RunConfig
+    profile: str | None = None
 
 
 def grid(
@@ -76,7 +78,9 @@ def grid(
                     f"a run of {name} {value!r} would be labelled {ends[name]!r}; give {name} as "
                     "an axis of the grid"
                 )
-        found.append(Asked({"method": ends["method"], **labels, "seed": ends["seed"]}, config))
+        found.append(
+            Asked({"method": ends["method"], **labels, "seed": ends["seed"]}, config, profile)
+        )
     return found
 
 
@@ -189,19 +193,19 @@ def sweep(
 
     A row a run: its labels, its metrics by each head, its costs, and the run itself (`run`).
     Stored runs are loaded, those that came with the lab among them unless FMLORA_FRESH is set. The
-    others are computed `on` "here", in this process, or "processes", beside one another
-    (`runs/launch.py`), as many as `workers`; or by a launcher. By default $FMLORA_ON says where,
-    else it is here, or on processes where `workers` are given. What is done stays done if the sweep
-    is interrupted.
+    others are computed `on` "here", in this process, "processes", beside one another, as many as
+    `workers`, or "slurm", a cluster; or by a launcher (`runs/launch.py`, `runs/slurm.py`). By
+    default $FMLORA_ON says where, else it is here, or on processes where `workers` are given. What
+    is done stays done if the sweep is interrupted.
 
-    On processes a run that dies does not stop the others. It is begun again up to `retry` times;
-    RunsFailed names at the end those that died. BadInput where nothing is asked for, or `on` is
-    unknown.
+    Elsewhere than here a run that dies does not stop the others. It is begun again up to `retry`
+    times; RunsFailed names at the end those that died. BadInput where nothing is asked for, or `on`
+    is unknown.
     """
     asked = [a if isinstance(a, Asked) else _labelled(a) for a in runs]
     if not asked:
         raise BadInput("a sweep needs at least one run; its grid is empty")
-    launch = launcher(on, workers, retry)
+    launch = launcher(on, workers, retry, asked)
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
     found: list[Run | Failed] = []
@@ -217,7 +221,12 @@ def sweep(
     return frame(done)
 
 
-def launcher(on: str | Launcher | None, workers: int | None = None, retry: int = 0) -> Launcher:
+def launcher(
+    on: str | Launcher | None,
+    workers: int | None = None,
+    retry: int = 0,
+    asked: Iterable[Asked] = (),
+) -> Launcher:
     """What `sweep` means by these. BadInput for an unknown name, or workers elsewhere."""
     if workers is not None and on not in (None, "processes"):
         raise BadInput(f"workers is {workers}; they are for on='processes'")
@@ -225,10 +234,24 @@ def launcher(on: str | Launcher | None, workers: int | None = None, retry: int =
         on = os.environ.get("FMLORA_ON") or ("here" if workers in (None, 1) else "processes")
     if not isinstance(on, str):
         return on
-    known = {"here": lambda: here, "processes": lambda: processes(workers, retry=retry)}
+    known = {
+        "here": lambda: here,
+        "processes": lambda: processes(workers, retry=retry),
+        "slurm": lambda: slurm(_of_slurm(asked), retry),
+    }
     if on not in known:
         raise BadInput(f"on is {on!r}; allowed: {', '.join(known)}")
     return known[on]()
+
+
+def _of_slurm(asked: Iterable[Asked]) -> dict[str, Any]:
+    """sbatch's options: the table [slurm] of the grid's profile, and $FMLORA_SLURM, JSON, beyond
+    it. BadInput where a grid's profiles have several such tables."""
+    names = dict.fromkeys(own.profile for own in asked if own.profile)
+    tables = [profile_named(name).get("slurm", {}) for name in names]
+    if any(table != tables[0] for table in tables):
+        raise BadInput(f"the profiles {', '.join(names)} differ in [slurm]; sweep them apart")
+    return {**(tables[0] if tables else {}), **json.loads(os.environ.get("FMLORA_SLURM", "{}"))}
 
 
 def _labelled(config: RunConfig) -> Asked:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlora_lab import progress
+from fmlora_lab import progress, stopping
 from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
@@ -94,6 +94,8 @@ class Trainer:
                 tensors = {}
                 self._checkpoint()
                 self._tell()
+                if task is not tasks[-1]:
+                    stopping.here()
         if tensors:  # every task was learned before, and what was measured was not yet written
             self.learner.load_state(tensors)
         return {
@@ -159,8 +161,11 @@ class Trainer:
                     trained += sum(p.numel() for p in self.learner.head.parameters())
                     self.at.trained = [*self.at.trained[: run.task.index], trained]
                 run.end()
-            elif not run.stage.probe and now - saved > cost / CHECKPOINT_SHARE:
+            elif not run.stage.probe and (
+                stopping.asked() or now - saved > cost / CHECKPOINT_SHARE
+            ):
                 self._checkpoint(run.optimizer_state())
+                stopping.here()
                 saved = time.perf_counter()
                 cost = saved - now
 

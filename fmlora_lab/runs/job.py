@@ -1,0 +1,57 @@
+"""What a Slurm job does: one run of the list that its submission wrote.
+
+`python -m fmlora_lab.runs.job runs.json` in task k of an array computes the list's k-th run. It
+heeds signals before torch is there, which takes seconds to import.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fmlora_lab import stopping
+
+NOTE = "job.json"
+"""In a run's folder: the last job it was given to, and what became of it."""
+
+
+def main(listed: Path) -> int:
+    """Compute the run; returns the exit code.
+
+    Asked to stop by SIGUSR2, which comes some time before the job's limit, it is queued again; by
+    SIGTERM it ends, and whoever sent that, or the sweep that waits, queues it again. A run that
+    another process computes is left to that one.
+    """
+    stopping.heed_signals(signal.SIGUSR2, signal.SIGTERM)
+    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    all_of_it = json.loads(listed.read_text("utf-8"))
+    own = all_of_it["runs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
+
+    from fmlora_lab import threads
+    from fmlora_lab.runs.claim import HEARTBEAT, VOID_AFTER
+    from fmlora_lab.runs.folder import RunFolder
+    from fmlora_lab.runs.launch import LOG, compute
+
+    threads.use(int(os.environ.get("SLURM_CPUS_ON_NODE", 1)))
+    folder = RunFolder(Path(all_of_it["root"]), own["run"])
+    try:  # a node that is gone has left its claim
+        with folder.lock().acquire(VOID_AFTER + HEARTBEAT):
+            pass
+    except TimeoutError:
+        print(f"another process is computing run {folder.run_id}; left to it")
+        return 0
+    try:
+        error = compute(own["config"], folder.root, folder.path / LOG)
+    except stopping.Stopped:
+        if stopping.asked() == signal.SIGUSR2:
+            return subprocess.run(["scontrol", "requeue", job]).returncode
+        return 0
+    if error is not None:
+        folder.write_json(NOTE, {"job": job, "error": error})
+    return int(error is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,173 @@
+"""Runs on a Slurm cluster, as job arrays. What jobs and sweep share is the runs folder, no more.
+
+A job is known by the note in its run's folder, so that a sweep which is asked for again, here or
+on another machine, finds what is queued and running; and were a run given to two jobs, its claim
+lets one train it.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmlora_lab import progress
+from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.files import write_atomically
+from fmlora_lab.runs.folder import RunFolder, runs_root
+from fmlora_lab.runs.job import NOTE
+from fmlora_lab.runs.launch import LOG, Launcher, State, followed, last_line
+
+EVERY = 10.0
+"""Seconds from one look at the queue to the next."""
+ARRAY = 1000
+"""Jobs of one array; a site's MaxArraySize is 1001 where it says nothing."""
+IN_VAIN = 3
+"""How often a run is given to a job again that got no epoch further, until it counts as failed."""
+OPTIONS: dict[str, Any] = {
+    "job-name": "fmlora",
+    "requeue": True,
+    "open-mode": "append",
+    "signal": "B:USR2@90",
+}
+"""Of sbatch, where nobody says otherwise: 90 s before its time is over a job is told so."""
+
+
+def slurm(options: Mapping[str, Any] | None = None, retry: int = 0) -> Launcher:
+    """Job arrays of a run a job. `options` are sbatch's own, by their long names: `partition`,
+    `account`, `time`, `gpus`, `cpus-per-task`, `mem`, `constraint` and whatever else; True stands
+    for one without a value.
+
+    An interrupted sweep leaves its jobs be; asked for again, it finds them. Jobs that ran out of
+    time, were preempted or lost their node are given to Slurm again and go on from their last
+    checkpoint; a run that fails by itself, up to `retry` times. BadInput where there is no sbatch.
+    """
+    for tool in ("sbatch", "squeue"):
+        if shutil.which(tool) is None:
+            raise BadInput(f"on is 'slurm', and this machine has no {tool}; it needs Slurm's tools")
+    return followed(lambda new, runs_dir: Jobs(new, runs_dir, options or {}, retry))
+
+
+class Jobs:
+    """Runs that a cluster computes."""
+
+    def __init__(
+        self,
+        new: Mapping[str, RunConfig],
+        runs_dir: Path | str | None,
+        options: Mapping[str, Any],
+        retry: int,
+    ):
+        self.new, self.root = new, runs_root(runs_dir).absolute()
+        self.options, self.retry = {**OPTIONS, **options}, retry
+        self.states = {name: State() for name in new}
+        self.known: set[str] = set()  # jobs that this sweep has seen
+        self.tried, self.in_vain = Counter[str](), Counter[str]()
+        self.at: dict[str, int] = {}
+        self._look()
+
+    def __enter__(self) -> "Jobs":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        left = sum(state.what in ("queued", "running") for state in self.states.values())
+        if left:
+            progress.say(f"{left} runs stay with Slurm; the same sweep finds them again")
+
+    def wait(self) -> None:
+        time.sleep(EVERY)
+        self._look()
+
+    def _look(self) -> None:
+        queue = _queue()
+        if queue is None:  # its controller is away for a moment
+            return
+        going = [name for name, s in self.states.items() if s.what in ("queued", "running")]
+        lost = [name for name in going if not self._noted(name, queue)]
+        lost = [name for name in lost if not self._given_up(name)]
+        for first in range(0, len(lost), ARRAY):
+            self._submit(lost[first : first + ARRAY])
+
+    def _noted(self, name: str, queue: Mapping[str, tuple[str, str]]) -> bool:
+        """Note where a run stands; False where nobody is to compute it."""
+        folder = RunFolder(self.root, name)
+        note = folder.read_json(NOTE) if folder.has(NOTE) else {}
+        job = note.get("job", "")
+        if folder.complete:
+            self.states[name] = State("done")
+        elif job in queue:
+            what, why = queue[job]
+            begun = what in ("RUNNING", "COMPLETING")
+            said = last_line(folder.path / LOG) if begun else why
+            self.states[name] = State("running" if begun else "queued", said)
+            self.known.add(job)
+        elif job in self.known and "error" in note:
+            progress.say(f"run {name} failed: {note['error']}; log {folder.path / LOG}")
+            self.tried[name] += 1
+            if self.tried[name] <= self.retry:
+                del self.at[name]  # it is not in vain
+                return False
+            self.states[name] = State("failed", note["error"])
+        elif folder.lock().taken():
+            self.states[name] = State("running", last_line(folder.path / LOG))
+        else:
+            return False
+        return True
+
+    def _given_up(self, name: str) -> bool:
+        """Whether a run gets no further; else note how far it is now."""
+        folder = RunFolder(self.root, name)
+        checkpoint = folder.path / "checkpoint.safetensors"
+        at = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        self.in_vain[name] = self.in_vain[name] + 1 if self.at.get(name) == at else 0
+        self.at[name] = at
+        if self.in_vain[name] < IN_VAIN:
+            return False
+        last = last_line(folder.path / LOG)
+        why = f"{IN_VAIN} jobs ended without an epoch stored" + (f": {last}" if last else "")
+        self.states[name] = State("failed", why)
+        progress.say(f"run {name} failed: {why}; log {folder.path / LOG}")
+        return True
+
+    def _submit(self, names: list[str]) -> None:
+        """Give runs to Slurm as one array, and note with each its job."""
+        place = self.root / ".slurm" / uuid.uuid4().hex[:12]
+        runs = [{"run": name, "config": self.new[name].model_dump_json()} for name in names]
+        listed = json.dumps({"root": str(self.root), "runs": runs})
+        command = shlex.join(
+            [sys.executable, "-m", "fmlora_lab.runs.job", str(place / "runs.json")]
+        )
+        files = {"runs.json": listed, "job.sh": f"#!/bin/sh\nexec {command}\n"}
+        for name, text in files.items():
+            write_atomically(place / name, lambda file, text=text: file.write(text.encode()))
+        options = {"output": place / "%a.txt", **self.options, "array": f"0-{len(names) - 1}"}
+        words = [
+            f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()
+        ]
+        asked = ["sbatch", "--parsable", *words, str(place / "job.sh")]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        if done.returncode:
+            raise BadInput(f"sbatch refused: {done.stderr.strip()}")
+        array = done.stdout.strip().partition(";")[0]  # a federation names its cluster too
+        for k, name in enumerate(names):
+            RunFolder(self.root, name).write_json(NOTE, {"job": f"{array}_{k}"})
+            self.known.add(f"{array}_{k}")
+            self.states[name] = State("queued")
+        progress.say(f"job array {array}: {len(names)} runs given to Slurm")
+
+
+def _queue() -> dict[str, tuple[str, str]] | None:
+    """State and reason of every job of one's own that is not over; None where Slurm is silent."""
+    asked = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    if done.returncode:
+        progress.once(f"squeue: {done.stderr.strip()}")
+        return None
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    return {job: (what, why) for job, what, why in rows}

@@ -1,0 +1,31 @@
+"""A run that is asked to stop does so where it can go on from: when an epoch's state is stored."""
+
+import signal
+from typing import Any
+
+_asked: dict[str, int | None] = {"by": None}
+
+
+class Stopped(Exception):
+    """A run stopped since it was asked to; what it has learned is stored."""
+
+
+def heed_signals(*numbers: int) -> None:
+    """From now on these signals ask whatever run this process computes to stop."""
+    for number in numbers:
+        signal.signal(number, _note)
+
+
+def _note(number: int, frame: Any) -> None:
+    _asked["by"] = number
+
+
+def asked() -> int | None:
+    """The signal that asked for it, if one did."""
+    return _asked["by"]
+
+
+def here() -> None:
+    """Raise Stopped if that was asked for; called where everything is stored."""
+    if asked() is not None:
+        raise Stopped

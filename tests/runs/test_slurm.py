@@ -1,0 +1,327 @@
+"""Runs on Slurm: what is asked of it, what becomes of jobs that end early, and a real cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from cluster import cluster, missing
+from nbformat.v4 import new_code_cell, new_notebook
+
+from fmlora_lab import grid, identity, stopping, sweep
+from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.profiles import profiles
+from fmlora_lab.runs import launch
+from fmlora_lab.runs import slurm as slurm_module
+from fmlora_lab.runs.folder import FolderKeeper, RunFolder
+from fmlora_lab.runs.launch import Failed
+from fmlora_lab.runs.run import run
+from fmlora_lab.runs.slurm import IN_VAIN, slurm
+from fmlora_lab.runs.stored import load_runs
+
+CONFIGS = [RunConfig(method="lora", seed=seed) for seed in range(3)]
+NAMES = [identity(config) for config in CONFIGS]
+
+
+@pytest.fixture
+def queue(monkeypatch, tmp_path):
+    """In Slurm's place: `queue.arrays` are the options of each sbatch, `queue.jobs` what squeue
+    says of each job; each look at it comes after the next of `queue.events`."""
+    found = SimpleNamespace(arrays=[], jobs={}, events=[], refuses="", root=tmp_path / "runs")
+
+    def answer(asked, **how):
+        if asked[0] == "squeue":
+            rows = [f"{job}|{state}|None" for job, state in found.jobs.items()]
+            return SimpleNamespace(returncode=0, stdout="\n".join(rows), stderr="")
+        if found.refuses:
+            return SimpleNamespace(returncode=1, stdout="", stderr=found.refuses)
+        options = dict(word[2:].partition("=")[::2] for word in asked[1:-1])
+        listed = json.loads((Path(asked[-1]).parent / "runs.json").read_text())
+        found.arrays.append(options | {"runs": [own["run"] for own in listed["runs"]]})
+        number = 10 + len(found.arrays)
+        found.jobs |= {f"{number}_{k}": "PENDING" for k in range(len(listed["runs"]))}
+        return SimpleNamespace(returncode=0, stdout=f"{number};cluster\n", stderr="")
+
+    monkeypatch.setattr(slurm_module.subprocess, "run", answer)
+    monkeypatch.setattr(slurm_module.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(slurm_module.time, "sleep", lambda seconds: found.events.pop(0)())
+    stored = lambda config, *_: None  # noqa: E731
+    monkeypatch.setattr(launch, "find_stored", stored)
+    monkeypatch.setattr(launch, "run", lambda config, *_: f"run {config.seed}")
+    found.done = lambda name: RunFolder(found.root, name).write_json("result.json", {})
+    found.note = lambda name, **says: RunFolder(found.root, name).write_json("job.json", says)
+    return found
+
+
+def end(queue, *names):
+    """All jobs are over, and these runs done."""
+    queue.jobs.clear()
+    for name in names:
+        queue.done(name)
+
+
+@pytest.mark.unit
+def test_one_array_of_all_that_is_missing_with_the_options_given(queue):
+    queue.events = [lambda: end(queue, *NAMES)]
+    given = {"partition": "gpu", "time": "4:00:00", "gpus": 1, "exclusive": True, "signal": "USR2"}
+    assert list(slurm(given)(CONFIGS, queue.root, False)) == ["run 0", "run 1", "run 2"]
+    (array,) = queue.arrays
+    assert array["runs"] == NAMES and array["array"] == "0-2"
+    expected = {"partition": "gpu", "time": "4:00:00", "gpus": "1", "exclusive": "", "requeue": ""}
+    assert expected.items() <= array.items() and array["signal"] == "USR2"
+
+
+@pytest.mark.unit
+def test_arrays_are_no_longer_than_a_site_allows(queue, monkeypatch):
+    monkeypatch.setattr(slurm_module, "ARRAY", 2)
+    queue.events = [lambda: end(queue, *NAMES)]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert [array["array"] for array in queue.arrays] == ["0-1", "0-0"]
+
+
+@pytest.mark.unit
+def test_a_sweep_that_was_interrupted_finds_its_jobs(queue, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    queue.events = [interrupt, lambda: end(queue, *NAMES)]
+    with pytest.raises(KeyboardInterrupt):
+        list(slurm()(CONFIGS, queue.root, False))
+    assert "3 runs stay with Slurm" in capsys.readouterr().err
+    assert len(list(slurm()(CONFIGS, queue.root, False))) == 3
+    assert len(queue.arrays) == 1
+
+
+@pytest.mark.unit
+def test_jobs_that_ended_too_early_are_given_again_while_they_get_further(queue):
+    """Time, preemption or a node; one that gets no further has failed."""
+    checkpoint = queue.root / NAMES[0] / "checkpoint.safetensors"
+
+    def cut(epoch):
+        queue.jobs.clear()
+        checkpoint.write_bytes(b"")
+        os.utime(checkpoint, (epoch, epoch))
+
+    further = [lambda epoch=epoch: cut(epoch) for epoch in range(1, 2 * IN_VAIN)]
+    stuck = [lambda: end(queue)] * IN_VAIN
+    queue.events = [lambda: end(queue, *NAMES[1:]), *further, *stuck]
+    failed, *others = slurm()(CONFIGS, queue.root, False)
+    assert others == ["run 1", "run 2"] and not queue.events
+    assert isinstance(failed, Failed) and failed.why == "3 jobs ended without an epoch stored"
+    given = [array["runs"] for array in queue.arrays]
+    assert given == [NAMES, *[NAMES[:1]] * (len(further) + len(stuck))]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("retry", [0, 1])
+def test_a_run_that_failed_by_itself_is_given_again_if_that_is_asked_for(queue, retry):
+    def fail(array):
+        end(queue, *NAMES[1:])
+        queue.note(NAMES[0], job=f"{array}_0", error="KeyError: 'x'")
+
+    queue.events = [lambda: fail(11), lambda: fail(12)]
+    found = list(slurm(retry=retry)(CONFIGS, queue.root, False))
+    assert (found[0].why, found[0].log) == ("KeyError: 'x'", queue.root / NAMES[0] / "log.txt")
+    assert found[1:] == ["run 1", "run 2"] and len(queue.arrays) == 1 + retry
+    queue.events = [lambda: end(queue, *NAMES)]  # asked for again, it is given to Slurm again
+    assert next(slurm()(CONFIGS, queue.root, False)) == "run 0"
+    assert queue.arrays[-1]["runs"] == NAMES[:1]
+
+
+@pytest.mark.unit
+def test_what_another_process_computes_is_not_given_to_slurm(queue):
+    def stop():
+        claim.release()
+        end(queue, *NAMES)
+
+    claim = RunFolder(queue.root, NAMES[0]).lock().acquire()
+    queue.events = [stop]
+    assert len(list(slurm()(CONFIGS, queue.root, False))) == 3
+    assert [array["runs"] for array in queue.arrays] == [NAMES[1:]]
+
+
+@pytest.mark.unit
+def test_what_sbatch_refuses_is_said(queue, monkeypatch):
+    queue.refuses = "sbatch: error: invalid partition specified: gpus"
+    with pytest.raises(BadInput, match="sbatch refused: sbatch: error: invalid partition"):
+        list(slurm()(CONFIGS, queue.root, False))
+    monkeypatch.setattr(slurm_module.shutil, "which", lambda tool: None)
+    with pytest.raises(BadInput, match="this machine has no sbatch"):
+        sweep(CONFIGS, queue.root, on="slurm")
+
+
+@pytest.mark.unit
+def test_options_are_the_profiles_and_flags_go_beyond_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fmlora_lab.runs.sweep.slurm", lambda *how: asked.append(how) or list)
+    monkeypatch.setitem(profiles()["smoke"], "slurm", {"partition": "cpu", "time": 5})
+    launcher = sys.modules["fmlora_lab.runs.sweep"].launcher
+    launcher("slurm", None, 2, grid("smoke"))
+    monkeypatch.setenv("FMLORA_SLURM", '{"time": 9, "mem": "2G"}')
+    launcher("slurm", None, 0, grid("smoke", seed=range(2)))
+    launcher("slurm", None, 0, CONFIGS and [])
+    table = {"partition": "cpu", "time": 5}
+    assert asked[0] == (table, 2)
+    assert asked[1] == (table | {"time": 9, "mem": "2G"}, 0)
+    assert asked[2] == ({"time": 9, "mem": "2G"}, 0)
+    with pytest.raises(BadInput, match=r"profiles smoke, demo differ in \[slurm\]"):
+        launcher("slurm", None, 0, grid("smoke") + grid("demo"))
+
+
+def test_a_run_that_is_asked_to_stop_ends_where_it_goes_on_from(
+    tiny_config, tmp_path, monkeypatch, same_run
+):
+    """At every epoch's end once; no epoch is computed twice."""
+    config = tiny_config("fm-lora", **{"training.epochs": 3})
+    whole = run(config, tmp_path / "whole")
+    monkeypatch.setitem(stopping._asked, "by", signal.SIGTERM)
+    logged = []
+
+    class Counting(FolderKeeper):
+        def log(self, line):
+            super().log(line)
+            logged.append((line["task"], line["stage"], line["epoch"]))
+
+    monkeypatch.setattr("fmlora_lab.runs.run.FolderKeeper", Counting)
+    stops = 0
+    while True:
+        try:
+            stopped = run(config, tmp_path / "stopped")
+            break
+        except stopping.Stopped:
+            stops += 1
+    assert stops >= 4 and len(logged) == len({*logged}) == len(whole.progress())
+    same_run(whole, stopped)
+
+
+# --- a real cluster -------------------------------------------------------------------------------
+
+GATE = """
+import os
+
+if "SLURM_JOB_ID" in os.environ:
+    import time
+    from pathlib import Path
+
+    from fmlora_lab import stopping
+    from fmlora_lab.runs import folder
+
+    gates, log = Path(os.environ["GATES"]), folder.FolderKeeper.log
+
+    def logged(self, line):
+        log(self, line)
+        with open(gates / "epochs.txt", "a") as file:
+            file.write(f"{self.folder.run_id} {line['task']}\\n")
+        gate, first = gates / self.folder.run_id, gates / "array"
+        if not first.exists():
+            first.write_text(os.environ["SLURM_ARRAY_JOB_ID"])
+        if gate.exists() and first.read_text() == os.environ["SLURM_ARRAY_JOB_ID"]:
+            gate.unlink()
+            while not stopping.asked():
+                time.sleep(0.05)  # until the test's turn
+
+    folder.FolderKeeper.log = logged
+"""
+
+NOTEBOOK = """
+from fmlora_lab import grid, sweep
+asked = grid("smoke", benchmark="folder", method="lora", seed=range(12), overrides={overrides})
+found = sweep(asked, runs_dir)
+"""
+
+
+@pytest.fixture(scope="module")
+def slurmed(tmp_path_factory):
+    if lacking := missing():
+        pytest.skip(f"no Slurm here ({', '.join(lacking)} not found): apt-get install slurm-wlm")
+    with cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.mark.cluster
+def test_twelve_runs_come_to_their_end_whatever_becomes_of_their_jobs(
+    slurmed, images, tmp_path, same_run, request
+):
+    """After their first epoch six of the runs wait for what befalls them: a signal that warns and
+    one that kills, the loss of their node, and, three of them, the end of their time."""
+    overrides = {"benchmark.data": str(images), "benchmark.tasks": 2}
+    asked = grid("smoke", benchmark="folder", method="lora", seed=range(12), overrides=overrides)
+    names = [identity(one.config) for one in asked]
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    (gates / "sitecustomize.py").write_text(GATE)
+    for name in names[:6]:
+        (gates / name).touch()
+    parameters = new_code_cell("runs_dir = None")
+    parameters.metadata["tags"] = ["parameters"]
+    code = new_code_cell(NOTEBOOK.format(overrides=overrides))
+    nbformat.write(new_notebook(cells=[parameters, code]), tmp_path / "mine.ipynb")
+    environment = slurmed | {
+        "OMP_NUM_THREADS": "1",
+        "GATES": str(gates),
+        "PYTHONPATH": os.pathsep.join([str(gates), os.environ.get("PYTHONPATH", "")]),
+    }
+    words = ["sweep", tmp_path / "mine.ipynb", "--on", "slurm", "--slurm", "time=30"]
+    words += ["--slurm", "signal=B:USR2@75"]  # within its first minute, where a job has two
+    words += ["--slurm", f"cpus-per-task={os.cpu_count()}", "--runs-dir", tmp_path / "runs"]
+    sweeping = subprocess.Popen(
+        [sys.executable, "-m", "fmlora_lab", *map(str, words), "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    request.addfinalizer(sweeping.kill)
+
+    def tell(*command, check=True):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout
+
+    def send(*words):
+        # Not waited for: it tries again for minutes where the job has gone by then.
+        request.addfinalizer(subprocess.Popen(["scancel", *words], env=environment).kill)
+
+    def waiting(name):
+        """The job of a run that waits for its turn, and its node."""
+        while (gates / name).exists():
+            assert sweeping.poll() is None, sweeping.communicate()
+            time.sleep(0.1)  # leaves the processor to the jobs
+        job = RunFolder(tmp_path / "runs", name).read_json("job.json")["job"]
+        return job, tell("squeue", "--noheader", "--array", "--jobs", job, "--format=%N").strip()
+
+    job, _ = waiting(names[0])
+    array = job.partition("_")[0]
+    for k in (3, 4, 5):
+        tell("scontrol", "update", f"JobId={array}_{k}", "TimeLimit=2")
+    send("--batch", "--signal=USR2", job)
+    send("--full", "--signal=KILL", waiting(names[1])[0])
+    _, node = waiting(names[2])
+    tell("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    tell("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)  # if it is not
+    out, err = sweeping.communicate()
+    assert sweeping.returncode == 0, err
+    assert json.loads(out) == {"runs": [{"run": name, "state": "done"} for name in names]}
+    said = [(tmp_path / "runs" / name / "log.txt").read_text() for name in names]
+    processes = [text.count("-- process") for text in said]
+    assert all(count > 1 for count in processes[:3]) and processes[6:] == [1] * 6
+    assert "asked to stop" in said[0]
+    # Where the warning comes before Python is there it ends the job, and the sweep gives another.
+    jobs = [RunFolder(tmp_path / "runs", name).read_json("job.json")["job"] for name in names[3:6]]
+    cut = ["asked to stop" in text for text in said[3:6]]
+    assert any(cut) and all(
+        c or not j.startswith(f"{array}_") for c, j in zip(cut, jobs, strict=True)
+    )
+    epochs = (gates / "epochs.txt").read_text().splitlines()
+    for k in (0, *range(3, 12)):  # nor was an epoch computed twice, but by those that were killed
+        assert [line for line in epochs if names[k] in line] == [f"{names[k]} {t}" for t in (0, 1)]
+    found = {stored.id: stored for stored in load_runs(tmp_path / "runs")}
+    assert sorted(found) == sorted(names)
+    for alone in sweep(asked, tmp_path / "alone").run:
+        same_run(found[alone.id], alone)
