@@ -10,6 +10,7 @@
 # make lint     ruff, notebooks included; the direction of imports; what is declared; types
 # make gpu      on a machine with a CUDA device, 9 minutes at most: its tests, and how well it is
 #                 used, as runs/gpu-<its name>.json
+# make cluster-test  sweeps on a Slurm of its own, minutes; needs Debian's slurm-wlm and munge
 # make losses   whether golden losses moved since BASE, a git revision (HEAD~1), to the last bit
 #
 # Whichever comes first makes .venv; PYTHON=/path/to/python3.12 chooses the Python for it.
@@ -24,7 +25,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[
 
 WITH_RUNS := FMLORA_RUNS="$${FMLORA_RUNS:-$(ROOT)/runs}"
 
-.PHONY: demo test test-fast gpu lab explore figures report screenshots docs losses lint env
+.PHONY: demo test test-fast cluster-test gpu lab explore figures report screenshots docs losses lint env
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
@@ -34,11 +35,15 @@ demo: $(READY)
 test: $(READY)
 	cd $(ROOT) && rm -rf build/notebooks && $(BIN)/python tests/notebooks/prepare.py build/notebooks
 	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
-	    --nbmake --nbmake-timeout=1800 tests build/notebooks
+	    --nbmake --nbmake-timeout=1800 -m "not cluster" tests build/notebooks
 	cd $(ROOT) && $(BIN)/python -m pytest tests/notebooks/published.py
 
 test-fast: $(READY)
 	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m unit tests
+
+# Two processes more would share the cores with the cluster's own jobs.
+cluster-test: $(READY)
+	cd $(ROOT) && $(BIN)/python -m pytest -m cluster tests/runs
 
 gpu: $(READY)
 	cd $(ROOT) && $(BIN)/python -m pytest -m gpu tests/training
