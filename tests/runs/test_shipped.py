@@ -6,6 +6,7 @@ import pytest
 
 from fmlora_lab import grid, sweep
 from fmlora_lab.analysis.tables import compared, readable, to_markdown
+from fmlora_lab.runs.sweep import load_frame
 
 pytestmark = pytest.mark.unit
 
@@ -23,6 +24,22 @@ COLUMNS = {
         "passes_a_task", "inference_mflops", "draws",
     ),
 }  # fmt: skip
+
+
+ON_CIFAR = (
+    "acc_trained", "acc_best", "best_head", "within_task", "within_task_forgetting", "confusion",
+    "trainable_parameters", "kept_parameters",
+)  # fmt: skip
+
+
+def test_cifar_is_shown_as_its_runs_say():
+    """Three class orders of every method."""
+    table = compared(load_frame("cifar100"))
+    assert set(table.draws) == {3}
+    page = ROOT / "docs/results.md"
+    if not page.is_file():
+        pytest.skip("docs/results.md is not here")
+    assert to_markdown(readable(table, ON_CIFAR)) in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", COLUMNS)
