@@ -11,6 +11,7 @@ import pandas as pd
 
 from fmlora_lab import progress
 from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.profiles import configure, stream_of
 from fmlora_lab.runs import planning
@@ -136,7 +137,7 @@ def sweep(
     A row a run: its labels, its metrics by each head, its costs, and the run itself (`run`).
     Stored runs are loaded, those that came with the lab among them unless FMLORA_FRESH is set;
     the others are computed by the launcher `on`, or by `workers` processes. What is done stays
-    done if the sweep is interrupted.
+    done if the sweep is interrupted, which is `Stopped`.
     """
     asked = [a if isinstance(a, Asked) else _labelled(a) for a in runs]
     if not asked:
@@ -147,7 +148,8 @@ def sweep(
         raise planning.UpToHere(asked, runs_dir)
     launch = on if workers == 1 else processes(workers)
     found = []
-    with progress.bar(desc="runs", total=len(asked), unit="run") as bar:
+    bar = progress.bar(desc="runs", total=len(asked), unit="run")
+    with stopping("between two runs"), bar:
         for run in launch([a.config for a in asked], runs_dir, use_shipped()):
             found.append(run)
             bar.update()

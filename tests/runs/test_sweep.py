@@ -275,26 +275,21 @@ def one_thread():
 def test_cores_are_shared_among_workers_and_none_is_begun_for_stored_runs(monkeypatch):
     asked = []
 
-    class Pool:
-        def __init__(self, workers, **how):
-            asked.append((workers, how["initargs"]))
+    def begin(pool, workers, how, initializer, initargs):
+        asked.append((workers, initargs[0]))
 
-        def __enter__(self):
-            return self
+    def submit(pool, one, config):
+        return SimpleNamespace(result=lambda: f"computed {config.method.name}")
 
-        def __exit__(self, *error):
-            return None
-
-        def submit(self, one, config):
-            return SimpleNamespace(result=lambda: f"computed {config.method.name}")
-
-    monkeypatch.setattr(launch, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(launch.ProcessPoolExecutor, "__init__", begin)
+    monkeypatch.setattr(launch.ProcessPoolExecutor, "submit", submit)
+    monkeypatch.setattr(launch.ProcessPoolExecutor, "shutdown", lambda pool, **how: None)
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
     stored = {"prototypes": "loaded prototypes"}
     monkeypatch.setattr(launch, "find_stored", lambda config, *_: stored.get(config.method.name))
     configs = [RunConfig(method=name) for name in ("lora", "prototypes")]
     assert [*processes(2)(configs, None, False)] == ["computed lora", "loaded prototypes"]
-    assert asked == [(2, (4,))]
+    assert asked == [(2, 4)]
     stored["lora"] = "loaded lora"
     assert [*processes(2)(configs, None, False)] == ["loaded lora", "loaded prototypes"]
     assert len(asked) == 1
@@ -346,21 +341,23 @@ root = Path(sys.argv[1])
 def when_one_is_being_trained():
     while not list(root.glob("*/progress.jsonl")):
         time.sleep(0.05)  # leaves the processor to the workers
-    os.killpg(os.getpgrp(), signal.SIGINT)
+    {interrupt}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=when_one_is_being_trained, daemon=True).start()
-    sweep(grid("smoke", method="lora", seed=range(6), overrides={"training.epochs": 9}), root,
+    sweep(grid("smoke", method="lora", seed=range(6), overrides={{"training.epochs": 9}}), root,
           workers=2)
 """
 
 
 @pytest.mark.process
-def test_an_interrupt_ends_the_workers_too(tmp_path):
-    """As from a terminal or a kernel, to the whole group: none of the other runs is computed."""
+@pytest.mark.parametrize("to", ["os.killpg(os.getpgrp(), ", "os.kill(os.getpid(), "])
+def test_an_interrupt_ends_the_workers_too(to, tmp_path):
+    """To the whole group, as from a terminal, or to the process alone, as from some editors: none
+    of the other runs is computed, and the script ends with a sentence."""
     script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED)
+    script.write_text(INTERRUPTED.format(interrupt=f"{to}signal.SIGINT)"))
     done = subprocess.run(
         [sys.executable, script, tmp_path / "runs"],
         capture_output=True,
@@ -368,7 +365,8 @@ def test_an_interrupt_ends_the_workers_too(tmp_path):
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.endswith("\nstopped after 0 of 6 runs; run again to go on\n")
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
