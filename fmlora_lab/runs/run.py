@@ -58,6 +58,9 @@ def run(
     it was written, OSError, with the path, for what the system refuses: when the cause is gone, the
     run goes on from its last checkpoint. So it does after an interrupt, which is `Stopped`.
     """
+    if not isinstance(config, RunConfig):
+        kind = type(config).__name__
+        raise BadInput(f"a run is of a configuration, as `configure` makes it; this is a {kind}")
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
         if keep_features and not found.folder.has(FEATURES):
             raise BadInput(

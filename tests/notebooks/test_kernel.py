@@ -1,4 +1,5 @@
-"""A person's kernel: a cell that was interrupted says where, and is run again."""
+"""A person's kernel: a cell that was interrupted says where, and is run again; a wrong word gets
+one sentence."""
 
 import io
 
@@ -149,6 +150,11 @@ def test_an_explorer_that_was_interrupted_opens(tmp_path):
     said = ["stopped before the explorer was open; run again to go on"]
     assert errors(cells) == [[], said, [], []]
     assert cells[-1].outputs
+
+
+def test_what_cannot_be_used_is_one_line_without_a_traceback():
+    ask = 'from fmlora_lab import grid\ngrid(method=["lora", "full"], **{"method.rank": [4]})'
+    assert errors(executed(ask)) == [["method.rank is no setting of full; its settings: lr"]]
 
 
 def test_what_a_notebooks_processes_say_comes_once(tmp_path, capfd, monkeypatch):

@@ -158,9 +158,12 @@ def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):
         ({"seed": []}, "the axis 'seed' has no values"),
         ({"method": ()}, "the axis 'method' has no values"),
         ({"variant": {}}, "the axis 'variant' has no values"),
-        ({"method.rankk": [4]}, "method.rankk is not a setting"),
-        ({"variant": {"odd": {"method.rankk": 4}}}, "method.rankk is not a setting"),
-        ({"variant": {"odd": {"rank": 4}}}, "rank is not a setting"),
+        ({"method.rankk": [4]}, "method.rankk is no setting of fm-lora; its settings: "),
+        ({"methd.rank": [4]}, "methd is no setting of a run; its settings: benchmark, backbone, "),
+        ({"variant": {"odd": {"method.rankk": 4}}}, "method.rankk is no setting of fm-lora"),
+        ({"variant": {"odd": {"rank": 4}}}, "rank is no setting of a run; its settings: "),
+        ({"heads": [4]}, "a grid has no axis 'heads'"),
+        ({"overrides": ["seed"]}, "overrides is ['seed']; allowed: a dictionary from dotted names"),
         ({"acc": {"a": {}}}, "'acc' is a number of every run; give the axis another name"),
         ({"run": {"a": {}}}, "'run' is a number of every run"),
         ({"acc_lda": {"a": {}}}, "'acc_lda' is a number of every run"),
@@ -374,8 +377,12 @@ def test_an_interrupt_ends_the_workers_too(to, tmp_path):
 def test_a_sweep_of_nothing_is_refused(few, tmp_path):
     with pytest.raises(BadInput, match="its grid is empty"):
         sweep([], tmp_path)
-    with pytest.raises(BadInput, match="workers is 0"):
-        sweep(few, tmp_path, workers=0)
+    for workers in (0, "2", None):
+        with pytest.raises(BadInput, match=f"workers is {workers!r}; allowed: a whole"):
+            sweep(few, tmp_path, workers=workers)
+    for wrong, kind in (("demo", "str"), (few[0], "RunConfig"), (5, "int"), (["l"], "str")):
+        with pytest.raises(BadInput, match=f"or a list of configurations; this is a {kind}"):
+            sweep(wrong, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
