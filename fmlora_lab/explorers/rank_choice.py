@@ -19,6 +19,7 @@ from fmlora_lab.analysis.rank_choice import (
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.plots.rank_choice import RankChoice, RanksLeft
 from fmlora_lab.plots.screen import Screen
 from fmlora_lab.runs.stored import Run
@@ -34,6 +35,7 @@ changing the winner. Below: how little accuracy is often lost at a smaller rank.
 no probabilities: it shows how many directions training left, by task and site."""
 
 
+@stopping("before the explorer was open")
 def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
     """The explorer; with `static`, the figure that it opens with.
 

@@ -3,20 +3,25 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Protocol
+from threading import Thread
+from types import TracebackType
+from typing import Any, Protocol
 
 from fmlora_lab import progress, threads
 from fmlora_lab.config import RunConfig
+from fmlora_lab.interrupts import Stopped
 from fmlora_lab.runs.run import find_stored, run
 from fmlora_lab.runs.stored import Run
 
 
 class Launcher(Protocol):
-    """What is done stays done if it is interrupted; whatever is stored is loaded."""
+    """What is done stays done if it is interrupted, which is `Stopped`; whatever is stored is
+    loaded."""
 
     def __call__(
         self, configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
@@ -27,8 +32,14 @@ def here(
     configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
 ) -> Iterator[Run]:
     """One after another in this process."""
-    for config in configs:
-        yield run(config, runs_dir, use_shipped)
+    configs = list(configs)
+    for number, config in enumerate(configs, 1):
+        try:
+            own = run(config, runs_dir, use_shipped)
+        except Stopped as stopped:
+            where = f"in run {number} of {len(configs)}, {stopped.where}"
+            raise Stopped(where) from stopped
+        yield own
 
 
 def processes(workers: int) -> Launcher:
@@ -45,28 +56,64 @@ def processes(workers: int) -> Launcher:
         if len(stored) == len(configs):
             yield from stored  # no process is begun for what is only read
             return
-        with worker_pool(workers) as pool:
-            begun = {i: pool.submit(one, configs[i]) for i, own in enumerate(found) if own is None}
+        with Workers(workers) as pool:
+            begun: dict[int, Future] = {}
             try:
                 for i, own in enumerate(found):
+                    if own is None:
+                        begun[i] = pool.submit(one, configs[i])
+                for i, own in enumerate(found):
                     yield begun[i].result() if own is None else own
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # else all others would be computed first
-                raise
+            except KeyboardInterrupt as interrupt:
+                done = len(stored) + sum(map(_has_a_result, begun.values()))
+                raise Stopped(f"after {done} of {len(configs)} runs") from interrupt
 
     return launch
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that share the cores out among them and do not write over each other's bars."""
-    share = max(1, (os.cpu_count() or 1) // workers)
-    how = {"mp_context": get_context("spawn"), "initializer": _begin}
-    return ProcessPoolExecutor(workers, **how, initargs=(share,))
+def _has_a_result(one: Future) -> bool:
+    return one.done() and not one.cancelled() and one.exception() is None
 
 
-def _begin(share: int) -> None:
-    # An interrupt goes to every process of a terminal or kernel; it is to end the work, not to be
-    # the answer to one run before the next is begun.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+class Workers(ProcessPoolExecutor):
+    """Processes that share the cores out among them and do not write over each other's bars.
+
+    What ends the `with` block early ends the work too: what was not begun never is, and an
+    interrupt stops the others where they are.
+    """
+
+    def __init__(self, workers: int):
+        share = max(1, (os.cpu_count() or 1) // workers)
+        how = get_context("spawn")
+        self._over = how.Event()
+        super().__init__(workers, how, _begin, (share, self._over))
+
+    def submit(self, *what: Any, **how: Any) -> Future:
+        # Processes are started here and inherit that interrupts wait. One goes to every process of
+        # a terminal or kernel, but it is for this one: the others have nothing to say to it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*what, **how)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._over.set()
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _begin(share: int, over: Event) -> None:
+    Thread(target=_end_when, args=(over,), daemon=True).start()
     threads.use(share)
     progress.beside_others()
+
+
+def _end_when(over: Event) -> None:
+    over.wait()
+    os._exit(1)  # as if killed, which no run minds

@@ -4,15 +4,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fmlora_lab import progress
-from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training
+from fmlora_lab.config import (
+    BENCHMARKS,
+    PARTS,
+    BadInput,
+    MethodSettings,
+    RunConfig,
+    Training,
+    settings_of,
+)
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.methods.registry import in_order
-from fmlora_lab.profiles import configure, stream_of
+from fmlora_lab.profiles import configure, dotted, stream_of
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
@@ -60,7 +69,7 @@ def grid(
     found = []
     for point in product(*(values.items() for values in every.values())):
         labels = {name: label for name, (label, _) in zip(every, point, strict=True)}
-        settings = {**where, **(overrides or {})}
+        settings = {**where, **dotted(overrides)}
         for name, (_, value) in zip(every, point, strict=True):
             if name != "method":
                 settings |= value if isinstance(value, Mapping) else {_dotted(name, on): value}
@@ -101,13 +110,12 @@ def _label(value: Any) -> Any:
 
 def _dotted(axis: str, benchmark: str) -> str:
     """The setting that an axis of this name moves. BadInput if there is none."""
-    kinds = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Benchmark)[0])}
-    if "." in axis or benchmark not in kinds:  # which `configure` refuses
+    if "." in axis or benchmark not in BENCHMARKS:  # which `configure` refuses
         return axis
     fields = {
-        "": [name for name in RunConfig.model_fields if name not in PARTS],
-        "training.": list(Training.model_fields),
-        "benchmark.": [n for n in kinds[benchmark].model_fields if n != "name"],
+        "": [n for n in RunConfig.model_fields if n not in ("benchmark", "method", *PARTS)],
+        "training.": settings_of(Training),
+        "benchmark.": settings_of(BENCHMARKS[benchmark]),
     }
     for part, names in fields.items():
         if axis in names:
@@ -121,10 +129,6 @@ def _dotted(axis: str, benchmark: str) -> str:
     )
 
 
-PARTS = ("benchmark", "backbone", "method", "training")
-"""Of a configuration: what has settings of its own."""
-
-
 def sweep(
     runs: Iterable[Asked | RunConfig],
     runs_dir: Path | str | None = None,
@@ -136,22 +140,32 @@ def sweep(
     A row a run: its labels, its metrics by each head, its costs, and the run itself (`run`).
     Stored runs are loaded, those that came with the lab among them unless FMLORA_FRESH is set;
     the others are computed by the launcher `on`, or by `workers` processes. What is done stays
-    done if the sweep is interrupted.
+    done if the sweep is interrupted, which is `Stopped`.
     """
-    asked = [a if isinstance(a, Asked) else _labelled(a) for a in runs]
+    asked = [a if isinstance(a, Asked) else _labelled(a) for a in _several(runs)]
     if not asked:
         raise BadInput("a sweep needs at least one run; its grid is empty")
-    if workers < 1:
-        raise BadInput(f"workers is {workers}; at least 1 is needed")
+    if type(workers) is not int or workers < 1:
+        raise BadInput(f"workers is {workers!r}; allowed: a whole number from 1")
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
     launch = on if workers == 1 else processes(workers)
     found = []
-    with progress.bar(desc="runs", total=len(asked), unit="run") as bar:
+    bar = progress.bar(desc="runs", total=len(asked), unit="run")
+    with stopping("between two runs"), bar:
         for run in launch([a.config for a in asked], runs_dir, use_shipped()):
             found.append(run)
             bar.update()
     return frame([(a.labels, run) for a, run in zip(asked, found, strict=True)])
+
+
+def _several(runs: Any) -> Iterable[Asked | RunConfig]:
+    one = isinstance(runs, RunConfig | str) or not isinstance(runs, Iterable)
+    for own in [runs] if one else runs:
+        if one or not isinstance(own, Asked | RunConfig):
+            kind = type(own).__name__
+            raise BadInput(f"a sweep is of a grid or a list of configurations; this is a {kind}")
+        yield own
 
 
 def _labelled(config: RunConfig) -> Asked:

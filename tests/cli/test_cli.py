@@ -202,7 +202,14 @@ def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
     ("words", "said"),
     [
         (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: block-lora"),
-        (("run", "--set", "method.rankk=3"), "method.rankk is not a setting"),
+        (
+            ("run", "--set", "method.rankk=3"),
+            "method.rankk is no setting of fm-lora; its",
+        ),
+        (
+            ("run", "--method", "full", "--set", "method.rank=3"),
+            "method.rank is no setting of full; its settings: lr",
+        ),
         (("run", "--set", "seed"), "KEY=VALUE"),
         (("run", "--tasks", "700", *SMOKE), "benchmark.tasks is 700; allowed for 100 classes"),
         (("run", "--tasks", "[5,1]", *SMOKE), "benchmark.tasks is [5, 1], 6 classes together"),
