@@ -12,9 +12,10 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 METHODS = (
-    "fm-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora", "block-lora",
-    "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora", "full",
-    "linear-probe", "prototypes", "joint",
+    "fm-lora", "still-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora", "block-lora",
+    "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora",
+    "hide-prompt", "coda-prompt", "dualprompt", "l2p", "full", "linear-probe", "prototypes",
+    "joint",
 )  # fmt: skip
 COLUMNS = {
     "README.md": ("acc_trained", "acc_best", "best_head", "within_task", "trainable_parameters"),
