@@ -12,8 +12,8 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 METHODS = (
-    "fm-lora", "still-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora", "block-lora",
-    "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora",
+    "fm-lora", "still-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora",
+    "block-lora", "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora",
     "hide-prompt", "coda-prompt", "dualprompt", "l2p", "full", "linear-probe", "prototypes",
     "joint",
 )  # fmt: skip
