@@ -79,6 +79,18 @@ def test_shipping_leaves_out_what_came_with_the_lab(call, tmp_path, monkeypatch)
 
 
 @pytest.mark.train
+def test_listed_runs_say_in_what_they_differ(call, tmp_path):
+    given = [("--set", "benchmark.train_images=2"), ("--set", "benchmark.train_images=3")]
+    for more in given:
+        call("run", *SMOKE, *more, "--runs-dir", tmp_path)
+    _, out, _ = call("runs", "list", "--runs-dir", tmp_path)
+    *lines, last = out.splitlines()
+    assert last == "2 stored runs"
+    told = sorted(line.split("  ")[1].split(":")[0] for line in lines)
+    assert told == [f"prototypes {more[1]}" for more in given]
+
+
+@pytest.mark.train
 def test_some_runs_are_shipped_into_a_folder_of_ones_own(call, tmp_path):
     runs = tmp_path / "runs"
     for seed in (0, 1):
