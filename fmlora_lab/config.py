@@ -355,7 +355,7 @@ def explain(error: ValidationError, refusing: type[Settings] = RunConfig, prefix
 
 def _lacking(where: str, refusing: type[Settings], loc: tuple[int | str, ...]) -> str:
     """Who has no such setting, and what it has."""
-    found = refusing
+    found: Any = refusing
     for part in loc[:-1]:
         found = BENCHMARKS.get(str(part)) or found.model_fields[str(part)].annotation
     who = _chosen_as(found) or where.rpartition(".")[0] or "a run"
