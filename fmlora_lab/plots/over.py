@@ -32,16 +32,17 @@ def over(found: "DataFrame", axis: str, value: str = "acc") -> Figure:
     from fmlora_lab.runs.frame import DRAWS, along, draw_of, is_number
 
     labels = [name for name in found if not is_number(name)]
-    known = [n for n in found if is_number(n) and n != "run" and found[n].notna().to_numpy().any()]
+    known = [n for n in found.dropna(axis="columns", how="all") if is_number(n) and n != "run"]
     for what, name, having in (("label", axis, labels), ("number", value, known)):
         if name not in having:
             raise BadInput(f"the runs have no {what} {name!r}; they have {some(having, 40)}")
     own = found[axis]
-    numeric = is_numeric_dtype(own) and not is_bool_dtype(own) and own.notna().to_numpy().all()
+    numeric = is_numeric_dtype(own) and not is_bool_dtype(own) and bool(own.notna().all())
     if not numeric:
         found = found.assign(**{axis: own.map(str)})
     at = sorted(found[axis].unique()) if numeric else list(found[axis].unique())
-    others = [n for n in labels if n not in (axis, *DRAWS) and len(found[n].unique()) > 1]
+    told = {axis, *DRAWS}
+    others = [n for n in labels if n not in told and len(found[n].unique()) > 1]
     names = found[others or ["method"]].astype(str).agg(" · ".join, axis=1)
     named = found.assign(name=names)
     values = {name: along(named, value, axis, at, name=name) for name in names.unique()}
