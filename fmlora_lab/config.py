@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,10 @@ def title_of(name: str) -> str:
 
 class BadInput(ValueError):
     """A user's value or file cannot be used. The message is one sentence for that user."""
+
+    def _render_traceback_(self) -> list[str]:
+        """How IPython shows it: the sentence alone."""
+        return [str(self)]
 
 
 def some(names: Sequence[str], limit: int = 5, between: str = ", ") -> str:
@@ -285,12 +289,13 @@ class RunConfig(Settings):
         if isinstance(value, str):
             value = {"name": value}
         name = value.get("name") if isinstance(value, dict) else value
-        if name not in MethodSettings.known:
+        if not isinstance(name, str) or name not in MethodSettings.known:
             raise ValueError(f"allowed: {', '.join(sorted(MethodSettings.known))}")
         try:
             return MethodSettings.known[name].model_validate(value)
         except ValidationError as error:
-            raise ValueError(explain(error, "method.")) from error
+            known = MethodSettings.known[name]
+            raise ValueError(explain(error, known, "method.")) from error
 
     def identity(self, data: str, weights: str) -> dict[str, Any]:
         """What changes the result: the non-default fields, with content in the place of paths.
@@ -320,25 +325,77 @@ def validated(settings: dict[str, Any] | str) -> RunConfig:
         raise BadInput(explain(error)) from error
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
-    """What pydantic refused, in one sentence: field, value and what is allowed, field by field."""
+PARTS = {"backbone": Backbone, "training": Training, "heads": Heads}
+"""What has settings of its own, beside the method and the benchmark."""
+
+PLAINLY = {"tuple_type": "input should be a list", "path_type": "input should be a path"}
+"""What pydantic says in Python's own words."""
+
+BENCHMARKS = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Benchmark)[0])}
+"""The settings of each kind of benchmark by its name."""
+
+
+def explain(error: ValidationError, refusing: type[Settings] = RunConfig, prefix: str = "") -> str:
+    """What pydantic refused of `refusing`, in one sentence, field by field: the field, its value
+    and what is allowed, or which settings there are in the place of one that is not there."""
     said = []
     for e in error.errors():
-        tags = {"glyphs", "glyph-domains", "folder", "domains", "hub"}
-        where = prefix + ".".join(str(part) for part in e["loc"] if part not in tags)
+        loc = e["loc"]
+        where = prefix + ".".join(str(p) for p in loc if p not in BENCHMARKS) or "''"
         value, message = e["input"], e["msg"].removeprefix("Value error, ")
         if message.startswith("method."):
             said.append(message)
         elif e["type"] == "extra_forbidden":
-            said.append(f"{where} is not a setting")
+            said.append(f"{where} is no setting of {_lacking(where, refusing, loc)}")
         elif e["type"] == "missing":
             said.append(f"{where} must be given")
+        elif e["type"] in ("model_type", "model_attributes_type"):
+            said.append(f"{where} is {value!r}; it has settings, each given as {where}.NAME")
         elif e["type"].startswith("union_tag"):
-            said.append(
-                f"{where}.name is {value.get('name')!r}; allowed: {', '.join(sorted(tags))}"
-            )
+            name, known = value.get("name"), ", ".join(sorted(BENCHMARKS))
+            said.append(f"{where}.name is {name!r}; allowed: {known}")
         else:
-            if isinstance(value, dict):
-                value, where = value.get("name", value), f"{where}.name"
+            if loc == ("method",):
+                value = value.get("name", value) if isinstance(value, dict) else value
+                where = "method.name"
+            message = PLAINLY.get(e["type"], message)
             said.append(f"{where} is {value!r}; {message[0].lower()}{message[1:]}")
     return "; ".join(said)
+
+
+def _lacking(where: str, refusing: type[Settings], loc: tuple[int | str, ...]) -> str:
+    """Who has no such setting, and what it has."""
+    found: Any = refusing
+    for part in loc[:-1]:
+        found = BENCHMARKS.get(str(part)) or found.model_fields[str(part)].annotation
+    who = _chosen_as(found) or where.rpartition(".")[0] or "a run"
+    if not (names := settings_of(found)):
+        return f"{who}, which has none"
+    return f"{who}; its settings: {', '.join(names)}{_meant(where)}"
+
+
+def _meant(name: str) -> str:
+    """Where a setting stands that was given without its part."""
+    parts = {
+        "method": MethodSettings.known.values(),
+        "benchmark": BENCHMARKS.values(),
+        **{part: (kind,) for part, kind in PARTS.items()},
+    }
+    found = [
+        f"{p}.{name}" for p, kinds in parts.items() if any(name in settings_of(k) for k in kinds)
+    ]
+    return f"; it may be {' or '.join(found)}" if found else ""
+
+
+def settings_of(kind: type[Settings]) -> list[str]:
+    """The settings of a part of a configuration, as they are written, without the name by which
+    the part was chosen."""
+    chosen = _chosen_as(kind) is not None
+    fields = kind.model_fields.items()
+    return [f.alias or name for name, f in fields if not (chosen and name == "name")]
+
+
+def _chosen_as(kind: type[Settings]) -> str | None:
+    """The name that chooses this method or benchmark; None of what is no choice among others."""
+    name = kind.model_fields.get("name")
+    return None if name is None or kind is Backbone else name.default

@@ -34,7 +34,7 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import configure, profile_named
-from fmlora_lab.runs.launch import worker_pool
+from fmlora_lab.runs.launch import Pool
 from fmlora_lab.runs.run import Curves, ranking_head, run
 from fmlora_lab.training.learner import TRAINED_HEAD
 
@@ -87,7 +87,7 @@ def _each(one: partial, methods: Sequence[str], workers: int) -> Iterator[list[d
     if min(workers, len(methods)) < 2:
         yield from map(one, methods)
         return
-    with worker_pool(min(workers, len(methods))) as pool:
+    with Pool(min(workers, len(methods))) as pool:
         yield from pool.map(one, methods)
 
 

@@ -20,19 +20,52 @@ def name(config: RunConfig) -> str:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"method.rankk": 3}, "method.rankk is not a setting"),
+        ({"method.rankk": 3}, "method.rankk is no setting of fm-lora; its settings: layers, "),
+        ({"method.drs.fom": 3}, "method.drs.fom is no setting of method.drs; its settings: enab"),
+        ({"method.bases.frm": 3}, "method.bases.frm is no setting .* settings: from, lr, init, "),
+        ({"training.epoch": 3}, "training.epoch is no setting of training; its settings: epochs, "),
+        ({"benchmark.data": "x"}, "benchmark.data is no setting of glyphs; its settings: tasks, "),
+        ({"backbone.nam": 3}, "backbone.nam is no setting of backbone; its settings: name, weigh"),
+        ({"heads.ridg": 3}, "heads.ridg is no setting of heads; its settings: random_features, "),
+        ({"rank": 3}, "rank is no setting of a run; its settings: .*; it may be method.rank"),
+        ({"epochs": 3}, "epochs is no setting of a run; .*; it may be .* training.epochs"),
+        ({"training": 5}, "training is 5; it has settings, each given as training.NAME"),
+        ({"training.epochs.x": 5}, "training.epochs.x is no setting: epochs has none of its own"),
+        ({"method": 5}, "method.name is 5; allowed: block-lora, "),
+        ({"method": ["lora"]}, r"method.name is \['lora'\]; allowed: block-lora, "),
+        ({"method.layers": "attn.qkv"}, "method.layers is 'attn.qkv'; input should be a list"),
+        ({"backbone.weights": 5}, "backbone.weights is 5; input should be a path"),
+        ({"heads.shrinkage": 2}, "heads.shrinkage is 2; input should be less than or equal to 1"),
+        ({5: 3}, "overrides is {5: 3}; allowed: a dictionary from dotted names to values"),
+        ("seed=3", "overrides is 'seed=3'; allowed: a dictionary from dotted names to values"),
         ({"method.basis_rank": 0}, "method.basis_rank is 0; input should be greater"),
         ({"method.drs.form": "best"}, "method.drs.form is 'best'; input should be 'calibrated'"),
         ({"method.drs.candidates": [4, 2]}, "method.drs.candidates is .*each larger"),
         ({"benchmark.tasks": 0}, "benchmark.tasks is 0; allowed: a number of tasks, B50-Inc10, or"),
         ({"training.epochs": "many"}, "training.epochs is 'many'"),
         ({"seed": -1}, "seed is -1"),
-        ({"seeed": 1}, "seeed is not a setting"),
+        ({"seeed": 1}, "seeed is no setting of a run; its settings: benchmark, backbone, "),
     ],
 )
 def test_wrong_values_are_named(overrides, said):
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=said) as refused:
         configure("fm-lora", overrides=overrides)
+    assert "\n" not in str(refused.value)
+
+
+def test_who_refuses_a_setting_of_another_method_says_what_it_has():
+    with pytest.raises(BadInput) as refused:
+        configure("full", overrides={"method.rank": 4})
+    assert str(refused.value) == "method.rank is no setting of full; its settings: lr"
+    with pytest.raises(BadInput) as refused:
+        configure("prototypes", overrides={"method.rank": 4})
+    assert str(refused.value) == "method.rank is no setting of prototypes, which has none"
+
+
+def test_settings_of_a_part_can_be_given_together_and_leave_the_others():
+    apart = configure(overrides={"training.epochs": 3, "method.drs.tau": 2.0})
+    assert configure(overrides={"training": {"epochs": 3}, "method.drs": {"tau": 2.0}}) == apart
+    assert apart.training.batch_size == configure().training.batch_size
 
 
 @pytest.mark.parametrize(
@@ -41,12 +74,15 @@ def test_wrong_values_are_named(overrides, said):
         ({"method": "ewc"}, ", ".join(sorted(METHODS))),
         ({"benchmark": "mnist"}, "domains, folder, glyph-domains, glyphs"),
         ({"profile": "huge"}, "cifar100-tiny, demo, paper, smoke"),
+        ({"method": ["lora"]}, "method is .*; allowed: one name"),
+        ({"benchmark": ["glyphs"]}, "benchmark is .*; allowed: one name"),
+        ({"profile": ["demo"]}, "profile is .*; allowed: one name"),
     ],
 )
 def test_unknown_names_list_what_is_allowed(arguments, allowed):
     with pytest.raises(BadInput, match=allowed) as refused:
         configure(**arguments)
-    assert next(iter(arguments.values())) in str(refused.value)
+    assert str(next(iter(arguments.values()))) in str(refused.value)
 
 
 def test_folder_needs_data():

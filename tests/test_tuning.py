@@ -152,10 +152,7 @@ def test_shipped_choices_are_those_of_their_logs():
     for profile in profiles():
         methods = trials(profile)
         assert set(methods) <= set(METHODS)
-        # The prompt methods' were tuned on an older Glyphs, with a budget of its own.
-        older = {name for name in methods if METHODS[name].record.family == "prompts"}
-        for part in (older, set(methods) - older):
-            assert len({len(methods[name]["trials"]) for name in part}) <= 1
+        assert len({len(found["trials"]) for found in methods.values()}) <= 1
         for method, found in methods.items():
             best = max(found["trials"], key=lambda trial: trial["acc"])
             assert found["chosen"] == best["settings"]

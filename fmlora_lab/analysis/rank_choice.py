@@ -47,6 +47,10 @@ class Choices:
         taus = tau * self.tau_decay ** np.arange(len(self.H))
         return self._p(self.H[:, None, None], self.w, form, taus[:, None, None], cost).mean(1)
 
+    def winners(self, form: str, tau: float, cost: float) -> list[int]:
+        """The candidate of the highest probability, of every task (N,)."""
+        return self.candidates[self.probabilities(form, tau, cost).argmax(1)].tolist()
+
     def at(self, H: ArrayLike, form: str, tau: float, cost: float) -> Array:
         """p(r | H) of tasks that are as hard as H (k,) says: (k, c), with the last task's w and
         the temperature τ."""

@@ -99,15 +99,21 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
 def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
     """Of `compared` what `plots.accuracy_by_head` draws: each method's Acc by the trained and by
     its best closed-form head, the frozen backbone's (`frozen`) and joint training's under their
-    best, and a sentence of what the numbers say."""
+    best, and a sentence of what the numbers say. Where there are none but these two, they are
+    what is drawn."""
     whole = {name for name in table.index if METHOD_LABELS[name].one_task}
-    best = {str(k): float(v) for k, v in table[["acc_trained", "acc_best"]].max(axis=1).items()}
-    rows = table.drop(index=[*whole, *({frozen} & {*table.index})])
+    read = ["acc_trained", "acc_best"]
+    table = table.assign(**{name: table.get(name, np.nan) for name in read})
+    best = {str(k): float(v) for k, v in table[read].max(axis=1).items()}
+    others = table.drop(index=[*whole, *({frozen} & {*table.index})])
+    rows = table if others.empty else others
     lifts = (rows.acc_best - rows.acc_trained).dropna()
-    said = f"A closed-form head changes Acc by {lifts.min():+.0f} to {lifts.max():+.0f} points"
+    said = "No trained head here: Acc by the best closed-form one"
+    if len(lifts):
+        said = f"A closed-form head changes Acc by {lifts.min():+.0f} to {lifts.max():+.0f} points"
     ground = best.get(frozen, np.nan)
-    if not np.isnan(ground):
-        gains = (rows.acc_best - ground).dropna().sort_values(ascending=False)
+    gains = (others.acc_best - ground).dropna().sort_values(ascending=False)
+    if len(gains):
         first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"
         said += f"; {first} over the frozen backbone's"
     return {

@@ -11,11 +11,28 @@ from errno import EDQUOT, EFBIG, EIO, ENOSPC
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from fmlora_lab.cli import data, measure, options, render, run, runs, sweep
 from fmlora_lab.config import BadInput, explain
+from fmlora_lab.interrupts import Stopped
+
+
+class Commands(TyperGroup):
+    """Says where an interrupt stopped the work; typer would only give it an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            known = isinstance(interrupt, Stopped)
+            said = interrupt if known else "stopped; the same command goes on from what is stored"
+            print(said, file=sys.stderr)
+            raise typer.Exit(130) from interrupt
+
 
 app = typer.Typer(
+    cls=Commands,
     name="fmlora-lab",
     help="Continual learning with low-rank adapters: run, compare, render, measure.",
     no_args_is_help=True,
@@ -50,15 +67,11 @@ def main() -> None:
         code = _refuse(f"{path}: {error.strerror}" if path else str(error))
         if printed:  # Python would try it again at the end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        code = 130
     except Exception as error:
         message = getattr(error, "format_message", None)  # typer's own errors have one
         if message is None:
             raise
         code = _refuse(message())
-    if code == 130:  # as typer reports an interrupt that reached it
-        print("stopped; the same command goes on from the last stored epoch", file=sys.stderr)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,18 +14,24 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @app.command("list")
 def list_runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """One line a stored run; --runs-dir takes an archive (NAME.zip) too."""
+    """One line a stored run, with the settings in which it differs from the others; --runs-dir
+    takes an archive (NAME.zip) too."""
     from fmlora_lab import load_runs
+    from fmlora_lab.runs.stored import what_differs
 
     stored = load_runs(runs_dir)
     if as_json:
         print(json.dumps([{"config": r.config, **r.result} for r in stored]))
         return
-    for r in stored:
-        benchmark = r.config["benchmark"]["name"]
-        print(f"{r.id}  {benchmark}  seed {r.config['seed']}  ", end="")
-        print(describe(r.result, r.method_name))
+    for r, differs in zip(stored, what_differs(stored), strict=True):
+        own = [f"{name}={_as_given(value)}" for name, value in differs.items()]
+        print(f"{r.id}  {describe(r.result, ' '.join([r.method_name, *own]))}")
     print(f"{len(stored)} stored runs")
+
+
+def _as_given(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @app.command("show")

@@ -15,6 +15,7 @@ from fmlora_lab.analysis.updates import Array
 from fmlora_lab.config import title_of
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.plots.overlap import OverlapPair, degrees_of, signed
 from fmlora_lab.plots.screen import Screen
 from fmlora_lab.runs.stored import Run
@@ -26,6 +27,7 @@ other are 0): smaller angles, stronger overlaps of both signs. Compare blocks an
 says what of an update is learned: a side that lies in its start stayed where it was put."""
 
 
+@stopping("before the explorer was open")
 def subspace_overlap(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
     """The explorer; with `static`, the figure that it opens with.
 

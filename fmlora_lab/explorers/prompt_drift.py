@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from fmlora_lab.analysis.prompt_drift import drift_of, prompts_of
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.metrics import acc_over_time
 from fmlora_lab.plots.prompt_path import PromptPath
 from fmlora_lab.plots.screen import Screen
@@ -23,6 +24,7 @@ the earlier task: does its accuracy fall where the prompt moves most? Weights an
 at the same time, so a fall together with a step is a question, not a proof."""
 
 
+@stopping("before the explorer was open")
 def prompt_drift(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
     """The explorer; with `static`, the figure that it opens with.
 

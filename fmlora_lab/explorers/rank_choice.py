@@ -19,6 +19,7 @@ from fmlora_lab.analysis.rank_choice import (
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.plots.rank_choice import RankChoice, RanksLeft
 from fmlora_lab.plots.screen import Screen
 from fmlora_lab.runs.stored import Run
@@ -27,6 +28,8 @@ DROPS = "sora"
 """The method whose ranks are what training leaves of `rank` directions, not choices."""
 HIGHEST = 1.5
 """Complexity is drawn up to here: 1 is what guessing has."""
+TAU_STEP, COST_STEP = 0.02, 0.01
+"""Of the sliders: τ in powers of ten, λ. A browser moves a slider's value to the nearest step."""
 HINT = """with the paper's form, move H: the bars sharpen, but the winner never changes, so a task's
 difficulty cannot choose its rank. With the calibrated form the winner passes through the candidates
 as H grows; a larger λ moves that to harder tasks, a larger τ makes all probabilities alike without
@@ -34,6 +37,7 @@ changing the winner. Below: how little accuracy is often lost at a smaller rank.
 no probabilities: it shows how many directions training left, by task and site."""
 
 
+@stopping("before the explorer was open")
 def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBox | Figure:
     """The explorer; with `static`, the figure that it opens with.
 
@@ -48,8 +52,8 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     run = dropdown("run", found, "fm-lora")
     form = ToggleButtons(options=FORMS, description="form", style={"button_width": "6em"})
     H = FloatSlider(0.4, min=0.02, max=HIGHEST, step=0.01, description="H")
-    tau = FloatLogSlider(1, min=-1.5, max=1, step=0.02, description="τ", readout_format=".2f")
-    cost = FloatSlider(0, min=0, max=6, step=0.01, description="λ")
+    tau = FloatLogSlider(1, min=-1.5, max=1, step=TAU_STEP, description="τ", readout_format=".2f")
+    cost = FloatSlider(0, min=0, max=6, step=COST_STEP, description="λ")
     standing: list[Run] = []  # the run whose settings the sliders began with
 
     def adjust() -> None:
@@ -75,8 +79,18 @@ def draw(run: Run, form: str, H: float, tau: float, cost: float) -> tuple[Screen
     if run.method_name == DROPS:
         return ranks_left(run), words_left(run)
     picture = built(run)
+    tau, cost = exactly(picture.choices, tau, cost)
     picture.show(H, form, tau, cost)
-    return picture, words(picture.choices, H, form, tau, cost) + hardness(run)
+    won = picture.choices.winners(form, tau, cost)
+    return picture, words(picture.choices, H, form, tau, cost) + hardness(run, tuple(won))
+
+
+def exactly(choices: Choices, tau: float, cost: float) -> tuple[float, float]:
+    """τ and λ; a slider that stands as near to the run's own value as its steps allow stands for
+    that value, so that the run's own choices come out."""
+    if abs(np.log10(tau / choices.tau)) <= TAU_STEP / 2:
+        tau = choices.tau
+    return tau, choices.cost if abs(cost - choices.cost) <= COST_STEP / 2 else cost
 
 
 @lru_cache(8)
@@ -107,10 +121,10 @@ def words_left(run: Run) -> str:
 def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str:
     """Each candidate's probability at H, and how many of the run's tasks it wins."""
     (p,) = choices.at([H], form, tau, cost)
-    won = choices.probabilities(form, tau, cost).argmax(1).tolist()
-    own = choices.probabilities(choices.form, choices.tau, choices.cost).argmax(1).tolist()
+    won = choices.winners(form, tau, cost)
+    own = choices.winners(choices.form, choices.tau, choices.cost)
     rows = {
-        f"r = {rank}": [f"{100 * p[k]:.1f}%", str(won.count(k)), str(own.count(k))]
+        f"r = {rank}": [f"{100 * p[k]:.1f}%", str(won.count(rank)), str(own.count(rank))]
         for k, rank in enumerate(choices.candidates)
     }
     heads = [f"at H = {H:.2f}", "tasks won", "in the run"]
@@ -122,13 +136,18 @@ def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str
 
 
 @lru_cache(8)
-def hardness(run: Run) -> str:
-    """How hard each task was by H and by its error with the task given, beside its rank."""
+def hardness(run: Run, won: tuple[int, ...]) -> str:
+    """How hard each task was by H and by its error with the task given, beside the rank that `won`
+    at the sliders' settings and the rank that it had in the run."""
     rows = {
-        f"task {t}": [f"{task['H']:.2f}", error, f"{task['rank']:g}"]
-        for (t, task), error in zip(tasks_of(run).iterrows(), errors(run), strict=True)
+        f"task {t}": [f"{task['H']:.2f}", error, str(rank), f"{task['rank']:g}"]
+        for (t, task), error, rank in zip(tasks_of(run).iterrows(), errors(run), won, strict=True)
     }
-    return table("How hard", ["H", "error within the task", "rank"], rows)
+    heads = ["H", "error within the task", "r won", "r in the run"]
+    return table("How hard", heads, rows) + (
+        "<small>Task 1 fills the bases, so in the run its rank is their width, whatever wins. "
+        "Where a task had less than what won, all that it had is ringed.</small>"
+    )
 
 
 def errors(run: Run) -> list[str]:

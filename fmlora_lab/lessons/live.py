@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from IPython.display import display
-from ipywidgets import Image, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, Image, Layout, ToggleButtons, VBox
 from matplotlib.figure import Figure
 
 from fmlora_lab import configure, threads
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import RunConfig
+from fmlora_lab.interrupts import Stopped, stopping
 from fmlora_lab.lessons.pictures import heads, progress
 from fmlora_lab.metrics import accuracy_matrix
 from fmlora_lab.runs.run import parts
@@ -160,19 +161,30 @@ class Retrain:
         )
         self.image = Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
         self.widget = VBox([self.choice, self.image])
-        self.choice.observe(lambda change: self.train(), "value")
+        self.choice.observe(self._moved, "value")
+
+    def _moved(self, _change: Any) -> None:
+        try:
+            self.train()
+        except Stopped as stopped:  # no cell is at work that could show it
+            self.widget.children = [self.choice, HTML(str(stopped)), self.image]
 
     def train(self) -> None:
-        """Train with the value that is chosen, the picture following epoch by epoch."""
+        """Train with the value that is chosen, the picture following epoch by epoch. What an
+        interrupt left is forgotten."""
+        self.widget.children = [self.choice, self.image]
         value = self.choice.value
-        config = self.make(value)
-        trained = Trained(config, self._draw)
+        trained = Trained(self.make(value), self._draw)
         self.tried.pop(str(value), None)
         self.tried[str(value)] = trained  # the last one is the one that is drawn
-        model, stream = first_tasks(config)
         self.choice.disabled = True  # moves made meanwhile would queue up trainings
         try:
-            trained.train(stream, model)
+            with stopping("before training began"):
+                model, stream = first_tasks(trained.config)
+                trained.train(stream, model)
+        except Stopped as stopped:
+            del self.tried[str(value)]
+            raise Stopped(stopped.where, "run the cell again to train anew") from stopped
         finally:
             self.choice.disabled = False
         self._draw(trained)

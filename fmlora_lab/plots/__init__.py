@@ -14,6 +14,7 @@ from fmlora_lab.plots.heads import accuracy_by_head, every_head, heads_over_task
 from fmlora_lab.plots.heatmaps import accuracy_matrices, heatmaps
 from fmlora_lab.plots.lines import accuracy_over_tasks, lines
 from fmlora_lab.plots.measures import measures
+from fmlora_lab.plots.over import over
 from fmlora_lab.plots.rank_probabilities import rank_probabilities
 from fmlora_lab.plots.ranks_by_task import ranks_by_task
 from fmlora_lab.plots.sheet import save
@@ -33,6 +34,7 @@ __all__ = [
     "heatmaps",
     "lines",
     "measures",
+    "over",
     "pareto",
     "rank_probabilities",
     "ranks_by_task",

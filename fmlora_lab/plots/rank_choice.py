@@ -62,9 +62,11 @@ class RankChoice(Screen):
         )
 
     def _mark(self, ranks: np.ndarray) -> None:
-        """Ring the accuracies at these ranks (N,), where the task had that rank to be cut from."""
+        """Ring the accuracies at these ranks (N,), or at all that the task had where it had less,
+        since of more there is no accuracy."""
         if not isinstance(self.smaller, str):
-            ringed = (ranks[:, None] == self.smaller["ranks"]) & ~np.isnan(self.accuracy)
+            reached = np.minimum(ranks, self.smaller["rank"])
+            ringed = (reached[:, None] == self.smaller["ranks"]) & ~np.isnan(self.accuracy)
             self.rings.set_data(self.spots[ringed], self.accuracy[ringed])
 
     def _add_bars(self, axis: Axes) -> None:

@@ -155,9 +155,13 @@ def _learned_and_lost() -> tuple[Figure, Axes]:
 
 
 def _learner_and_keeper(means: Mapping[str, NDArray]) -> str:
+    if not means:
+        return "No method here sees one task at a time"
     keeper = min(means, key=lambda name: means[name][0])
     learner = max(means, key=lambda name: means[name][1])
     said = title_of(learner)[0].upper() + title_of(learner)[1:]
+    if len(means) == 1:
+        return f"{said} learns {means[learner][1]:.0f}%, forgets {means[keeper][0]:.0f} points"
     if learner == keeper:
         return f"{said} both learns most and forgets least"
     return (

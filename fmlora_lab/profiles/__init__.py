@@ -53,6 +53,9 @@ def configure(
     `fair`, what the tuning procedure chose under this profile; `paper`, what its paper states
     (epochs, batch and optimiser stay the profile's); `defaults`, neither.
     """
+    for name, value in (("method", method), ("benchmark", benchmark), ("profile", profile)):
+        if not isinstance(value, str):
+            raise BadInput(f"{name} is {value!r}; allowed: one name")
     if preset not in get_args(Preset):
         raise BadInput(f"preset is {preset!r}; allowed: {', '.join(get_args(Preset))}")
     chosen = deepcopy(profile_named(profile))
@@ -70,12 +73,24 @@ def configure(
         from fmlora_lab.methods.registry import METHODS  # here, since it brings torch
 
         best = METHODS[method].record.paper if method in METHODS else {}
-    for key, value in {**best, **(overrides or {})}.items():
+    for key, value in {**best, **dotted(overrides)}.items():
         set_dotted(config, key, value)
     try:
         return RunConfig.model_validate(config)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
+
+
+def dotted(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Overrides as they were given. BadInput for what has no dotted names."""
+    if overrides is None:
+        return {}
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        raise BadInput(
+            f"overrides is {overrides!r}; allowed: a dictionary from dotted names to values, such "
+            'as {"training.epochs": 8}'
+        )
+    return dict(overrides)
 
 
 def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:
@@ -107,12 +122,16 @@ def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:
 
 
 def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
-    """config["a"]["b"] = value for the key "a.b"."""
+    """config["a"]["b"] = value for the key "a.b"; a dictionary adds to what is there."""
+    if isinstance(value, Mapping):
+        for name, own in value.items():
+            set_dotted(config, f"{key}.{name}", own)
+        return
     *path, leaf = key.split(".")
     for part in path:
         config = config.setdefault(part, {})
         if not isinstance(config, dict):
-            raise BadInput(f"{key} is not a setting: {part} has no settings of its own")
+            raise BadInput(f"{key} is no setting: {part} has none of its own")
     config[leaf] = value
 
 

@@ -163,11 +163,7 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
 
 
 def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
-    config = json.loads(json.dumps(run.config))
-    for part, name in (("benchmark", "data"), ("backbone", "weights")):
-        if config[part].get(name):
-            config[part][name] = PurePosixPath(config[part][name]).name
-    yield "config.json", sealed(config, None)
+    yield "config.json", sealed(_portable(run), None)
     yield "environment.json", sealed(run.environment | {"method": run.label._asdict()}, None)
     yield "result.json", sealed(run.result, None)
     if run.shipped:
@@ -179,6 +175,15 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
             yield name, sealed(run.folder.read_json(name), None)
         else:
             yield name, sealed_arrays(run.folder.read_arrays(name)[0], {}, None)
+
+
+def _portable(run: "Run") -> dict[str, Any]:
+    """A run's configuration with the last part of its paths alone."""
+    config = json.loads(json.dumps(run.config))
+    for part, name in (("benchmark", "data"), ("backbone", "weights")):
+        if config[part].get(name):
+            config[part][name] = PurePosixPath(config[part][name]).name
+    return config
 
 
 def _records(run: "Run", opens: Collection[str]) -> Arrays:
@@ -225,7 +230,7 @@ def _readable(runs: Iterable["Run"]) -> str:
     import pandas as pd  # here, for explorers open archives too and do without it
 
     ordered = sorted(runs, key=lambda run: run.id)
-    settings = pd.DataFrame([_flat(run.config) for run in ordered])
+    settings = pd.DataFrame([_flat(_portable(run)) for run in ordered])
     table = settings.join(pd.DataFrame([_metrics(run.result) for run in ordered]))
     table.insert(0, "run", [run.id for run in ordered])
     table = table.set_index(["run", "method.name", "seed"])

@@ -12,18 +12,22 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Literal, Protocol
+from threading import Thread
+from types import TracebackType
+from typing import Any, Literal, Protocol
 
 import torch
 
 from fmlora_lab import progress, stopping, threads
 from fmlora_lab.config import BadInput, RunConfig, validated
 from fmlora_lab.files import check_writable, make_folder
+from fmlora_lab.interrupts import Stopped
 from fmlora_lab.runs.folder import runs_root
 from fmlora_lab.runs.identity import identity
 from fmlora_lab.runs.run import find_stored, run
@@ -45,8 +49,8 @@ class Failed:
 
 
 class Launcher(Protocol):
-    """What is done stays done if it is interrupted; whatever is stored is loaded. A run that dies
-    raises, which ends the others too, or comes as `Failed`."""
+    """What is done stays done if it is interrupted, which is `Stopped`; whatever is stored is
+    loaded. A run that dies raises, which ends the others too, or comes as `Failed`."""
 
     def __call__(
         self, configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
@@ -57,8 +61,14 @@ def here(
     configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
 ) -> Iterator[Run]:
     """One after another in this process; one that fails ends the sweep."""
-    for config in configs:
-        yield run(config, runs_dir, use_shipped)
+    configs = list(configs)
+    for number, config in enumerate(configs, 1):
+        try:
+            own = run(config, runs_dir, use_shipped)
+        except Stopped as stopped:
+            where = f"in run {number} of {len(configs)}, {stopped.where}"
+            raise Stopped(where) from stopped
+        yield own
 
 
 def processes(workers: int | None = None, cores: int = 1, retry: int = 0) -> Launcher:
@@ -130,7 +140,7 @@ def followed(
             run_folder(name, runs_dir).lock()  # an archive refuses
         check_writable(runs_root(runs_dir))
         table = progress.Table()
-        with begin(new, runs_dir) as going:
+        with begin(new, runs_dir) as going, _telling(going, len(configs)):
             for name, config, own in zip(names, configs, found, strict=True):
                 while own is None and going.states[name].what in ("queued", "running"):
                     table.show(_rows(new, going))
@@ -145,6 +155,16 @@ def followed(
             table.end(_rows(new, going))
 
     return launch
+
+
+@contextmanager
+def _telling(going: Going, runs: int) -> Iterator[None]:
+    """An interrupt in here is `Stopped` after so many of the runs."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        left = sum(state.what != "done" for state in going.states.values())
+        raise Stopped(f"after {runs - left} of {runs} runs") from interrupt
 
 
 def _rows(new: Mapping[str, RunConfig], going: Going) -> Iterator[progress.Row]:
@@ -241,7 +261,8 @@ class Worker:
         self.on: str | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, share, gpu), daemon=True)
-        self.process.start()
+        with _interrupts_wait():
+            self.process.start()
         theirs.close()
 
     def take(self, name: str, config: RunConfig, runs_dir: Path | str | None, log: Path) -> None:
@@ -304,16 +325,55 @@ def last_line(log: Path) -> str:
     return ""
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that share the cores out among them and do not write over each other's bars."""
-    share = max(1, (os.cpu_count() or 1) // workers)
-    how = {"mp_context": get_context("spawn"), "initializer": _begin}
-    return ProcessPoolExecutor(workers, **how, initargs=(share,))
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """What is started in here has interrupts wait. One goes to every process of a terminal or
+    kernel, but it is for this one: the others have nothing to say to it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Pool(ProcessPoolExecutor):
+    """Processes that share the cores out among them and do not write over each other's bars.
+
+    What ends the `with` block early ends the work too: what was not begun never is, and an
+    interrupt stops the others where they are.
+    """
+
+    def __init__(self, workers: int):
+        share = max(1, (os.cpu_count() or 1) // workers)
+        how = get_context("spawn")
+        self._over = how.Event()
+        super().__init__(workers, how, _begin_in_pool, (share, self._over))
+
+    def submit(self, *what: Any, **how: Any) -> Future:
+        with _interrupts_wait():  # processes are started here
+            return super().submit(*what, **how)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._over.set()
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _begin_in_pool(share: int, over: Event) -> None:
+    Thread(target=_end_when, args=(over,), daemon=True).start()
+    _begin(share)
 
 
 def _begin(share: int) -> None:
-    # An interrupt goes to every process of a terminal or kernel; it is to end the work, not to be
-    # the answer to one run before the next is begun.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threads.use(share)
     progress.beside_others()
+
+
+def _end_when(over: Event) -> None:
+    over.wait()
+    os._exit(1)  # as if killed, which no run minds

@@ -19,6 +19,7 @@ from fmlora_lab.benchmarks import check_stream, load
 from fmlora_lab.benchmarks.cut import sizes_said
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.metrics import acc_over_time, accuracy_matrix, summary, told_apart, transfer
 from fmlora_lab.runs import planning
@@ -35,6 +36,7 @@ Curves = dict[str, list[float]]
 not tested."""
 
 
+@stopping("before training began")
 def run(
     config: RunConfig,
     runs_dir: Path | str | None = None,
@@ -54,8 +56,11 @@ def run(
     weights are not. One process trains a run; another that asks for the same one waits for it and
     reads it. Raises BadInput for what cannot be used, DamagedFile for a stored file that is not as
     it was written, OSError, with the path, for what the system refuses: when the cause is gone, the
-    run goes on from its last checkpoint.
+    run goes on from its last checkpoint. So it does after an interrupt, which is `Stopped`.
     """
+    if not isinstance(config, RunConfig):
+        kind = type(config).__name__
+        raise BadInput(f"a run is of a configuration, as `configure` makes it; this is a {kind}")
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
         if keep_features and not found.folder.has(FEATURES):
             raise BadInput(

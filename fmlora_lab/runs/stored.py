@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -204,6 +204,32 @@ def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
     if in_archive(root):
         return [Run(folder) for folder in archived(root).values()]
     return [Run(RunFolder(root, name)) for name in names_in(root, "result.json")]
+
+
+def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
+    """Of each run the settings, dotted, in which it differs from others of these; its method's own
+    from those of the same method."""
+    every = [dict(_dotted(run.config)) for run in found]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run, own in zip(found, every, strict=True):
+        for name, value in own.items():
+            values.setdefault(_asked_of(run, name), set()).add(repr(value))
+    return [
+        {name: value for name, value in own.items() if len(values[_asked_of(run, name)]) > 1}
+        for run, own in zip(found, every, strict=True)
+    ]
+
+
+def _asked_of(run: Run, setting: str) -> tuple[str, str]:
+    return run.method_name if setting.startswith("method.") else "", setting
+
+
+def _dotted(config: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{part}{name}.")
+        elif part + name != "method.name":  # which says whose settings the others are
+            yield part + name, value
 
 
 def names_in(root: Path, having: str) -> list[str]:

@@ -7,16 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fmlora_lab import progress
-from fmlora_lab.config import BadInput, Benchmark, MethodSettings, RunConfig, Training, validated
+from fmlora_lab.config import (
+    BENCHMARKS,
+    PARTS,
+    BadInput,
+    MethodSettings,
+    RunConfig,
+    Training,
+    settings_of,
+    validated,
+)
 from fmlora_lab.files import naming
+from fmlora_lab.interrupts import stopping
 from fmlora_lab.methods.registry import in_order
-from fmlora_lab.profiles import configure, profile_named, stream_of
+from fmlora_lab.profiles import configure, dotted, profile_named, stream_of
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
@@ -66,7 +76,7 @@ def grid(
     found = []
     for point in product(*(values.items() for values in every.values())):
         labels = {name: label for name, (label, _) in zip(every, point, strict=True)}
-        settings = {**where, **(overrides or {})}
+        settings = {**where, **dotted(overrides)}
         for name, (_, value) in zip(every, point, strict=True):
             if name != "method":
                 settings |= value if isinstance(value, Mapping) else {_dotted(name, on): value}
@@ -109,13 +119,12 @@ def _label(value: Any) -> Any:
 
 def _dotted(axis: str, benchmark: str) -> str:
     """The setting that an axis of this name moves. BadInput if there is none."""
-    kinds = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Benchmark)[0])}
-    if "." in axis or benchmark not in kinds:  # which `configure` refuses
+    if "." in axis or benchmark not in BENCHMARKS:  # which `configure` refuses
         return axis
     fields = {
-        "": [name for name in RunConfig.model_fields if name not in PARTS],
-        "training.": list(Training.model_fields),
-        "benchmark.": [n for n in kinds[benchmark].model_fields if n != "name"],
+        "": [n for n in RunConfig.model_fields if n not in ("benchmark", "method", *PARTS)],
+        "training.": settings_of(Training),
+        "benchmark.": settings_of(BENCHMARKS[benchmark]),
     }
     for part, names in fields.items():
         if axis in names:
@@ -163,10 +172,6 @@ def read_grid(path: Path) -> list[Asked]:
     return asked
 
 
-PARTS = ("benchmark", "backbone", "method", "training")
-"""Of a configuration: what has settings of its own."""
-
-
 class RunsFailed(Exception):
     """Some runs of a sweep died; the others are done, and are there as `done`, a frame."""
 
@@ -196,20 +201,23 @@ def sweep(
     others are computed `on` "here", in this process, "processes", beside one another, as many as
     `workers`, or "slurm", a cluster; or by a launcher (`runs/launch.py`, `runs/slurm.py`). By
     default $FMLORA_ON says where, else it is here, or on processes where `workers` are given. What
-    is done stays done if the sweep is interrupted.
+    is done stays done if the sweep is interrupted, which is `Stopped`.
 
     Elsewhere than here a run that dies does not stop the others. It is begun again up to `retry`
     times; RunsFailed names at the end those that died. BadInput where nothing is asked for, or `on`
     is unknown.
     """
-    asked = [a if isinstance(a, Asked) else _labelled(a) for a in runs]
+    asked = [a if isinstance(a, Asked) else _labelled(a) for a in _several(runs)]
     if not asked:
         raise BadInput("a sweep needs at least one run; its grid is empty")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise BadInput(f"workers is {workers!r}; allowed: a whole number from 1")
     launch = launcher(on, workers, retry, asked)
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
     found: list[Run | Failed] = []
-    with progress.bar(desc="runs", total=len(asked), unit="run") as bar:
+    bar = progress.bar(desc="runs", total=len(asked), unit="run")
+    with stopping("between two runs"), bar:
         for run in launch([a.config for a in asked], runs_dir, use_shipped()):
             found.append(run)
             bar.update()
@@ -252,6 +260,15 @@ def _of_slurm(asked: Iterable[Asked]) -> dict[str, Any]:
     if any(table != tables[0] for table in tables):
         raise BadInput(f"the profiles {', '.join(names)} differ in [slurm]; sweep them apart")
     return {**(tables[0] if tables else {}), **json.loads(os.environ.get("FMLORA_SLURM", "{}"))}
+
+
+def _several(runs: Any) -> Iterable[Asked | RunConfig]:
+    one = isinstance(runs, RunConfig | str) or not isinstance(runs, Iterable)
+    for own in [runs] if one else runs:
+        if one or not isinstance(own, Asked | RunConfig):
+            kind = type(own).__name__
+            raise BadInput(f"a sweep is of a grid or a list of configurations; this is a {kind}")
+        yield own
 
 
 def _labelled(config: RunConfig) -> Asked:

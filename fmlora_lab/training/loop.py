@@ -15,6 +15,7 @@ from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
 from fmlora_lab.config import RunConfig
+from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
@@ -76,15 +77,27 @@ class Trainer:
         self.learner = Learner(config, model, len(stream.class_names), device)
         self.method = self.learner.method
         self.at = Position()
+        self.kept = 0  # tasks that the latest checkpoint has
         self.said = False
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns what was measured (see `Position`) and the images a task."""
+        """Train to the end; returns what was measured (see `Position`) and the images a task.
+
+        An interrupt is `Stopped`, after the tasks that need not be learned again.
+        """
+        tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
+        try:
+            return self._run(tasks)
+        except KeyboardInterrupt as interrupt:
+            where = f"after task {self.kept}" if self.kept else "in task 1"
+            raise Stopped(f"{where} of {len(tasks)}") from interrupt
+
+    def _run(self, tasks: tuple[Task, ...]) -> dict[str, Any]:
         tensors: dict[str, Tensor] = {}
         if (stored := self.keeper.load_checkpoint()) is not None:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
+            self.kept = self.at.task
             self._tell()
-        tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         self.began = time.perf_counter() - self.at.seconds
         name = self.config.method.name
         with progress.bar(desc=name, unit="img", unit_scale=True, leave=False) as bar:
@@ -234,6 +247,7 @@ class Trainer:
         self.at.seconds = time.perf_counter() - self.began
         tensors = self.learner.state() | (optimizer or {})
         self.keeper.save_checkpoint(to_numpy(tensors), asdict(self.at))
+        self.kept = self.at.task
 
 
 def as_one_task(stream: Stream) -> Task:

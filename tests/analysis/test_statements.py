@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlora_lab.analysis.statements import answer, capital, leader, listed, margin, orders_said
+from fmlora_lab.analysis.statements import (
+    answer,
+    by_head,
+    capital,
+    leader,
+    listed,
+    margin,
+    orders_said,
+)
+from fmlora_lab.analysis.tables import compared
 from fmlora_lab.runs.frame import by_draw, frame
 
 pytestmark = pytest.mark.unit
@@ -135,6 +144,35 @@ def test_methods_that_other_heads_rank_are_compared_by_each_ones_best(stored_run
     assert lines[1].startswith("- Against RanPAC: by each one's best closed-form head Acc -28.0")
     assert "each by its best closed-form head, its mean stands in place 3; the highest is RanPAC's"\
         in said  # fmt: skip
+
+
+READ = {"ridge": {"acc": 70.0}}
+
+
+def test_what_heads_give_is_said_beside_the_frozen_backbone(stored_run):
+    methods = ("prototypes", "lora", "joint")
+    runs = [
+        ({"method": m}, stored_run(m, 50, 50, 50, joint=m == "joint", heads=READ)) for m in methods
+    ]
+    found = by_head(compared(frame(runs)))
+    assert list(found["found"]) == ["lora"] and found["frozen"] == found["joint"] == 70
+    assert found["title"] == (
+        "A closed-form head changes Acc by +20 to +20 points; sequential LoRA's features give +0 "
+        "over the frozen backbone's"
+    )
+
+
+@pytest.mark.parametrize("methods", [("prototypes", "joint"), ("joint",), ("prototypes",)])
+def test_where_there_are_only_references_they_are_what_is_drawn(stored_run, methods):
+    runs = [
+        ({"method": m}, stored_run(m, 50, 50, 50, joint=m == "joint", heads=READ)) for m in methods
+    ]
+    table = compared(frame(runs))
+    found = by_head(table)
+    assert list(found["found"]) == list(methods)
+    assert "frozen backbone" not in found["title"] and "nan" not in found["title"]
+    without = by_head(table.drop(columns="acc_trained"))
+    assert without["title"] == "No trained head here: Acc by the best closed-form one"
 
 
 def test_margin_is_twice_the_standard_error():

@@ -79,6 +79,18 @@ def test_shipping_leaves_out_what_came_with_the_lab(call, tmp_path, monkeypatch)
 
 
 @pytest.mark.train
+def test_listed_runs_say_in_what_they_differ(call, tmp_path):
+    given = [("--set", "benchmark.train_images=2"), ("--set", "benchmark.train_images=3")]
+    for more in given:
+        call("run", *SMOKE, *more, "--runs-dir", tmp_path)
+    _, out, _ = call("runs", "list", "--runs-dir", tmp_path)
+    *lines, last = out.splitlines()
+    assert last == "2 stored runs"
+    told = sorted(line.split("  ")[1].split(":")[0] for line in lines)
+    assert told == [f"prototypes {more[1]}" for more in given]
+
+
+@pytest.mark.train
 def test_some_runs_are_shipped_into_a_folder_of_ones_own(call, tmp_path):
     runs = tmp_path / "runs"
     for seed in (0, 1):
@@ -202,7 +214,14 @@ def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
     ("words", "said"),
     [
         (("run", "--method", "ewc"), "method.name is 'ewc'; allowed: block-lora"),
-        (("run", "--set", "method.rankk=3"), "method.rankk is not a setting"),
+        (
+            ("run", "--set", "method.rankk=3"),
+            "method.rankk is no setting of fm-lora; its",
+        ),
+        (
+            ("run", "--method", "full", "--set", "method.rank=3"),
+            "method.rank is no setting of full; its settings: lr",
+        ),
         (("run", "--set", "seed"), "KEY=VALUE"),
         (("run", "--tasks", "700", *SMOKE), "benchmark.tasks is 700; allowed for 100 classes"),
         (("run", "--tasks", "[5,1]", *SMOKE), "benchmark.tasks is [5, 1], 6 classes together"),

@@ -143,19 +143,55 @@ def test_smaller_ranks_are_shown_as_they_were_evaluated(page, move):
     assert picture.rings.get_ydata().tolist() == [value for value in ringed if value is not None]
 
 
+def test_where_a_task_had_less_than_the_winner_all_that_it_had_is_ringed():
+    run = example("calibrated")
+    picture, found = built(run), smaller_ranks(run)
+    picture.show(0.4, "paper", 1.0, 0.0)
+    assert set(choices_of(run).winners("paper", 1.0, 0.0)) == {16}
+    rows = zip(found["accuracy"], found["rank"], strict=True)
+    whole = [row[found["ranks"].index(rank)] for row, rank in rows]
+    assert picture.rings.get_ydata().tolist() == whole and min(found["rank"]) < 16
+
+
+def columns(words: str, heading: str) -> list[list[str]]:
+    """The cells of the table under this heading, column by column."""
+    body = words.split(f">{heading}</th>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    rows = [row.split("'>")[2:] for row in body.split("<tr>")[1:]]
+    cells = [[cell.split("<")[0] for cell in row] for row in rows]
+    return [list(column) for column in zip(*cells, strict=True)]
+
+
+EXAMPLES = [run.id for run in map(Run, prepared()) if run.method_name == "fm-lora"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_at_an_examples_own_settings_what_won_is_what_the_run_has(page, move, name):
+    """As a browser shows them: a slider stands at the step that is nearest to the value."""
+    run = next(r for _, r in page.controls["run"].options if r.id == name)
+    move(run=run)
+    own = choices_of(run)
+    move(form=own.form, cost=round(own.cost, 2), tau=10 ** (round(np.log10(own.tau) / 0.02) * 0.02))
+    _, won, in_the_run = columns(page.words.value, "Rank")
+    assert won == in_the_run and sum(map(int, won)) == 10
+    *_, won, had = columns(page.words.value, "How hard")
+    assert won[1:] == had[1:] and had[0] == "16"
+    assert [f"{rank:g}" for rank in tasks_of(run)["rank"]] == had
+
+
 @pytest.mark.parametrize("measured", [True, False])
 def test_how_hard_each_task_was_stands_beside_its_rank(monkeypatch, measured):
     run, within = example("calibrated"), np.diag(np.arange(10) + 80.5).tolist()
     monkeypatch.delitem(run.result, "within_task_matrix", raising=False)
     if measured:
         monkeypatch.setitem(run.result, "within_task_matrix", within)
-    found = hardness.__wrapped__(run)
+    won = tuple(choices_of(run).winners("paper", 1.0, 0.0))
+    found = hardness.__wrapped__(run, won)
     tasks, errors = (
         tasks_of(run),
         [f"{19.5 - t:.1f}%" for t in range(10)] if measured else ["–"] * 10,
     )
     for (task, row), error in zip(tasks.iterrows(), errors, strict=True):
-        cells = [f"{row.H:.2f}", error, f"{row['rank']:g}"]
+        cells = [f"{row.H:.2f}", error, "16", f"{row['rank']:g}"]
         line = found.split(f">task {task}</th>")[1].split("</tr>")[0]
         assert [cell.split("<")[0] for cell in line.split("'>")[1:]] == cells
 

@@ -1,10 +1,12 @@
-"""A person's kernel: a cell that was interrupted is run again."""
+"""A person's kernel: a cell that was interrupted says where, and is run again; a wrong word gets
+one sentence."""
 
 import io
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fmlora_lab import configure
@@ -23,26 +25,136 @@ config = RunConfig.model_validate_json({config!r})
 class Interrupted(FolderKeeper):
     def log(self, line):
         super().log(line)
-        os.kill(os.getpid(), signal.SIGINT)  # as the button does
+        if line["task"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # as the button does
 
 module.FolderKeeper = Interrupted
 """
 LATER = "module.FolderKeeper = FolderKeeper"
 
 
-@pytest.mark.parametrize("ask", ["run(config, {runs!r})", "sweep([config], {runs!r}).run[0]"])
-def test_an_interrupted_cell_goes_on_when_it_is_run_again(ask, tmp_path):
+def executed(*codes: str, **how) -> list:
+    """The cells of a notebook of this code, in a kernel as a person has it."""
+    notebook = new_notebook(cells=[new_code_cell(code) for code in codes])
+    NotebookClient(notebook, kernel_manager_class=OwnPython, allow_errors=True, **how).execute()
+    return notebook.cells
+
+
+def errors(cells: list) -> list[list[str]]:
+    """The lines that are shown of each cell's error; none for a cell without."""
+    return [
+        [line for out in cell.outputs if out.output_type == "error" for line in out.traceback]
+        for cell in cells
+    ]
+
+
+def printed(cell) -> list[str]:
+    return [out.text for out in cell.outputs if out.get("name") == "stdout"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "where"),
+    [
+        ("run(config, {runs!r})", "after task 2 of 5"),
+        ("sweep([config], {runs!r}).run[0]", "in run 1 of 1, after task 2 of 5"),
+    ],
+)
+def test_an_interrupted_cell_goes_on_when_it_is_run_again(ask, where, tmp_path):
     config = configure("lora", profile="smoke", overrides={"benchmark.train_images": 2})
     ask = f"print({ask.format(runs=str(tmp_path / 'runs'))}.result['task_files'])"
-    codes = [BEGIN.format(config=config.model_dump_json()), ask, ask, LATER, ask]
+    cells = executed(BEGIN.format(config=config.model_dump_json()), ask, ask, LATER, ask)
+    said = [f"stopped {where}; run again to go on"]
+    assert errors(cells) == [[], said, said, [], []]
+    assert printed(cells[-1]) == ["5\n"]
+
+
+def test_no_cell_after_an_interrupted_one_is_run(tmp_path):
+    config = configure("lora", profile="smoke", overrides={"benchmark.train_images": 2})
+    begin = BEGIN.format(config=config.model_dump_json())
+    codes = [begin, f"run(config, {str(tmp_path / 'runs')!r})", "print('as if nothing were')"]
     notebook = new_notebook(cells=[new_code_cell(code) for code in codes])
-    NotebookClient(notebook, kernel_manager_class=OwnPython, allow_errors=True).execute()
-    ended = [
-        [out.ename for out in cell.outputs if out.output_type == "error"] for cell in notebook.cells
-    ]
-    assert ended == [[], ["KeyboardInterrupt"], ["KeyboardInterrupt"], [], []]
-    said = [out.text for out in notebook.cells[-1].outputs if out.get("name") == "stdout"]
-    assert said == ["5\n"]
+    with pytest.raises(CellExecutionError, match="stopped after task 2 of 5"):
+        NotebookClient(notebook, kernel_manager_class=OwnPython).execute()
+    assert notebook.cells[-1].execution_count is None
+
+
+WORKERS = """
+import os, signal, threading, time
+from pathlib import Path
+from fmlora_lab import grid, sweep
+
+root = Path({runs!r})
+asked = grid("smoke", method="lora", seed=range(3), overrides={{"benchmark.train_images": 2}})
+
+def when_one_is_being_trained():
+    while not list(root.glob("*/progress.jsonl")):
+        time.sleep(0.05)  # leaves the processor to the workers
+    os.killpg(os.getpgrp(), signal.SIGINT)  # as the button does
+"""
+WATCHED = "threading.Thread(target=when_one_is_being_trained, daemon=True).start()"
+ASKED = "print([r.result['task_files'] for r in sweep(asked, root, workers=2).run])"
+
+
+def test_workers_are_stopped_with_the_cell_and_go_on_with_it(tmp_path):
+    begin = WORKERS.format(runs=str(tmp_path / "runs"))
+    cells = executed(begin, f"{WATCHED}\n{ASKED}", ASKED)
+    assert errors(cells) == [[], ["stopped after 0 of 3 runs; run again to go on"], []]
+    assert printed(cells[-1]) == ["[5, 5, 5]\n"]
+    assert [out for out in cells[1].outputs if "Traceback" in out.get("text", "")] == []
+
+
+LESSON = """
+import os, signal
+from fmlora_lab.lessons import live, retrain, small
+
+log = live.Trained.log
+
+def interrupted(trained, line):
+    log(trained, line)
+    if line["task"] == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+
+def make(rank):
+    return small("lora", {"method.rank": rank, "training.epochs": 1})
+
+live.Trained.log = interrupted
+"""
+RETRAIN = "retrain(make, [1, 8], 8, 'rank')"
+
+
+def test_a_lesson_that_was_interrupted_trains_anew():
+    cells = executed(LESSON, RETRAIN, "live.Trained.log = log", RETRAIN)
+    said = ["stopped after task 1 of 3; run the cell again to train anew"]
+    assert errors(cells) == [[], said, [], []]
+    assert any("image/png" in out.get("data", {}) for out in cells[-1].outputs)
+
+
+EXPLORER = """
+import os, signal
+from fmlora_lab.explorers import offer
+from fmlora_lab.explorers.rank_choice import rank_choice
+
+prepared = offer.prepared
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    return prepared()
+
+offer.prepared = interrupted
+"""
+
+
+def test_an_explorer_that_was_interrupted_opens(tmp_path):
+    ask = f"rank_choice({str(tmp_path)!r})"
+    cells = executed(EXPLORER, ask, "offer.prepared = prepared", ask)
+    said = ["stopped before the explorer was open; run again to go on"]
+    assert errors(cells) == [[], said, [], []]
+    assert cells[-1].outputs
+
+
+def test_what_cannot_be_used_is_one_line_without_a_traceback():
+    ask = 'from fmlora_lab import grid\ngrid(method=["lora", "full"], **{"method.rank": [4]})'
+    assert errors(executed(ask)) == [["method.rank is no setting of full; its settings: lr"]]
 
 
 def test_what_a_notebooks_processes_say_comes_once(tmp_path, capfd, monkeypatch):

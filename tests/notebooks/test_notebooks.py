@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import nbformat
@@ -128,6 +129,14 @@ def test_an_unknown_profile_is_refused_with_those_there_are(path):
 def test_an_unknown_method_is_refused_with_those_there_are():
     with pytest.raises(BadInput, match=r"method.name is 'ewc'; allowed: .*fm-lora"):
         plan.needed(str(named("29_cost")), {"methods": ["ewc"]})
+
+
+@pytest.mark.parametrize("name", ["00_quickstart", "30_all_methods"])
+def test_the_overrides_that_a_comment_shows_can_be_given(name, monkeypatch):
+    source = "\n".join(cell.source for cell in cells(named(name)))
+    shown = ast.literal_eval(re.search(r"^overrides = .*# .*?({.*})", source, re.M)[1])
+    asked = configs(named(name), {"profile": "smoke", "overrides": shown}, monkeypatch)
+    assert shown == {"training.epochs": 8} and {own.training.epochs for own in asked} == {8}
 
 
 def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):

@@ -1,17 +1,25 @@
-"""The notebook that `make lab` opens: its links lead somewhere, and no notebook is left out."""
+"""The notebook that `make lab` opens: its links lead somewhere, no notebook is left out, and the
+lines that it shows do what it says."""
 
 import re
 from pathlib import Path
 
 import nbformat
+import pytest
+from matplotlib.figure import Figure
+
+from fmlora_lab import load_runs
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 START = NOTEBOOKS / "00_start_here.ipynb"
 
 
+def text() -> str:
+    return "".join(cell.source for cell in nbformat.read(START, as_version=4).cells)
+
+
 def links() -> set[str]:
-    cells = nbformat.read(START, as_version=4).cells
-    return set(re.findall(r"\]\(([^)#]+)\)", "".join(cell.source for cell in cells)))
+    return set(re.findall(r"\]\(([^)#]+)\)", text()))
 
 
 def test_every_link_leads_to_a_file():
@@ -20,3 +28,15 @@ def test_every_link_leads_to_a_file():
 
 def test_every_notebook_is_named():
     assert {page.name for page in NOTEBOOKS.glob("*.ipynb")} - {START.name} <= links()
+
+
+@pytest.mark.train
+def test_a_sweep_of_ones_own_is_at_most_five_lines():
+    (code,) = re.findall(r"```python\n(.*?)```", text(), re.DOTALL)
+    *lines, last = [line for line in code.replace('"demo"', '"smoke"').splitlines() if line]
+    assert len(lines) < 5
+    space: dict = {}
+    exec("\n".join(lines), space)
+    assert isinstance(eval(last, space), Figure)
+    asked = {(r.config["method"]["basis_rank"], r.config["seed"]) for r in load_runs()}
+    assert asked == {(width, seed) for width in (8, 16, 32) for seed in (0, 1)}

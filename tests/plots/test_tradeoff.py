@@ -149,3 +149,11 @@ def test_a_scatter_draws_every_pair_and_orders_it_by_rank():
     places = [(v[:, None] > v).sum(1) + (v[:, None] == v).sum(1) / 2 for v in (x, y)]
     rho = np.corrcoef(*places)[0, 1]
     assert figure.legends[0].get_title().get_text() == f"Spearman's ρ (all points: −{-rho:.2f})"
+
+
+def test_of_one_method_or_none_no_superlative_is_said():
+    assert title(plots.trade_off({"lora": (80.0, 30.0)}, tasks=10)) == (
+        "Sequential LoRA learns 80%, forgets 30 points"
+    )
+    nothing = plots.trade_off({"joint": (np.nan, np.nan)}, tasks=10)
+    assert title(nothing) == "No method here sees one task at a time"

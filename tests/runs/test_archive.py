@@ -94,6 +94,7 @@ def test_a_shipped_configuration_names_no_folder_of_its_machine(folder, tmp_path
     assert there.config["benchmark"]["data"] == "images"
     assert there.config["backbone"]["weights"] == "vit.safetensors"
     assert "someone" not in json.dumps([there.config, there.environment])
+    assert "someone" not in (tmp_path / "few.csv").read_text()
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_shipping_it_again_changes_nothing(name, tmp_path):
 
 def test_they_are_small_together():
     files = [file for path in collections().values() for file in (path, path.with_suffix(".csv"))]
-    assert sum(file.stat().st_size for file in files) < 4_000_000
+    assert sum(file.stat().st_size for file in files) < 6_000_000
 
 
 def test_their_names_are_those_of_todays_configurations():

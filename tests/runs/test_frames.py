@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fmlora_lab import configure
 from fmlora_lab.config import BadInput, MethodLabel
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.runs.archive import RESULTS
@@ -17,6 +18,7 @@ from fmlora_lab.runs.frame import (
     one_task_at_a_time,
     pick,
 )
+from fmlora_lab.runs.stored import what_differs
 from fmlora_lab.runs.sweep import grid, load_frame, scaled, sweep, tuned
 
 pytestmark = pytest.mark.unit
@@ -187,3 +189,31 @@ def test_rates_are_multiples_of_the_tuned_ones():
         tuned("demo", "prototypes", "method.lr")
     with pytest.raises(BadInput, match=r"lora has no setting method\.lr\.more"):
         tuned("demo", "lora", "method.lr.more")
+
+
+def asked(method, **overrides):
+    """Stands for a stored run of this configuration."""
+    config = configure(method, overrides=overrides).model_dump(mode="json")
+    return SimpleNamespace(method_name=method, config=config)
+
+
+def test_what_differs_among_runs_are_their_settings_dotted():
+    bases = ({"seed": seed, "method.basis_rank": rank} for rank in (16, 32) for seed in (0, 1))
+    assert what_differs([asked("fm-lora", **own) for own in bases]) == [
+        {"method.basis_rank": rank, "seed": seed} for rank in (16, 32) for seed in (0, 1)
+    ]
+    assert what_differs([asked("fm-lora")]) == what_differs([asked("lora")]) == [{}]
+
+
+def test_a_methods_settings_differ_from_those_of_the_same_method_alone():
+    given = {"training.lr_head": 3e-3, "method.lr": 1e-3}
+    one, other = asked("lora", **given), asked("full", **given | {"method.lr": 2e-3})
+    assert what_differs([one, other]) == [{}, {}]
+    third = asked("lora", **given | {"method.lr": 2e-3})
+    assert what_differs([one, other, third]) == [{"method.lr": 1e-3}, {}, {"method.lr": 2e-3}]
+
+
+def test_a_setting_that_an_older_run_did_not_know_is_no_difference():
+    old, new = asked("lora"), asked("lora")
+    del old.config["training"]["loss_over"]
+    assert what_differs([old, new]) == [{}, {}]

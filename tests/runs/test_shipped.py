@@ -6,14 +6,16 @@ import pytest
 
 from fmlora_lab import grid, sweep
 from fmlora_lab.analysis.tables import compared, readable, to_markdown
+from fmlora_lab.runs.sweep import load_frame
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 METHODS = (
-    "fm-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora", "block-lora",
-    "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora", "full",
-    "linear-probe", "prototypes", "joint",
+    "fm-lora", "still-lora", "loda", "ortho-lora", "rank1-pool", "slao", "lilora", "c-lora",
+    "block-lora", "sd-lora", "n-lora", "xgb-lora", "inflora", "sora", "o-lora", "ranpac", "lora",
+    "hide-prompt", "coda-prompt", "dualprompt", "l2p", "full", "linear-probe", "prototypes",
+    "joint",
 )  # fmt: skip
 COLUMNS = {
     "README.md": ("acc_trained", "acc_best", "best_head", "within_task", "trainable_parameters"),
@@ -23,6 +25,22 @@ COLUMNS = {
         "passes_a_task", "inference_mflops", "draws",
     ),
 }  # fmt: skip
+
+
+ON_CIFAR = (
+    "acc_trained", "acc_best", "best_head", "within_task", "within_task_forgetting", "confusion",
+    "trainable_parameters", "kept_parameters",
+)  # fmt: skip
+
+
+def test_cifar_is_shown_as_its_runs_say():
+    """Three class orders of every method."""
+    table = compared(load_frame("cifar100"))
+    assert set(table.draws) == {3}
+    page = ROOT / "docs/results.md"
+    if not page.is_file():
+        pytest.skip("docs/results.md is not here")
+    assert to_markdown(readable(table, ON_CIFAR)) in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", COLUMNS)

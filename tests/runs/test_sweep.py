@@ -155,9 +155,12 @@ def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):
         ({"seed": []}, "the axis 'seed' has no values"),
         ({"method": ()}, "the axis 'method' has no values"),
         ({"variant": {}}, "the axis 'variant' has no values"),
-        ({"method.rankk": [4]}, "method.rankk is not a setting"),
-        ({"variant": {"odd": {"method.rankk": 4}}}, "method.rankk is not a setting"),
-        ({"variant": {"odd": {"rank": 4}}}, "rank is not a setting"),
+        ({"method.rankk": [4]}, "method.rankk is no setting of fm-lora; its settings: "),
+        ({"methd.rank": [4]}, "methd is no setting of a run; its settings: benchmark, backbone, "),
+        ({"variant": {"odd": {"method.rankk": 4}}}, "method.rankk is no setting of fm-lora"),
+        ({"variant": {"odd": {"rank": 4}}}, "rank is no setting of a run; its settings: "),
+        ({"heads": [4]}, "a grid has no axis 'heads'"),
+        ({"overrides": ["seed"]}, "overrides is ['seed']; allowed: a dictionary from dotted names"),
         ({"acc": {"a": {}}}, "'acc' is a number of every run; give the axis another name"),
         ({"run": {"a": {}}}, "'run' is a number of every run"),
         ({"acc_lda": {"a": {}}}, "'acc_lda' is a number of every run"),
@@ -314,21 +317,23 @@ root = Path(sys.argv[1])
 def when_one_is_being_trained():
     while not list(root.glob("*/progress.jsonl")):
         time.sleep(0.05)  # leaves the processor to the workers
-    os.killpg(os.getpgrp(), signal.SIGINT)
+    {interrupt}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=when_one_is_being_trained, daemon=True).start()
-    sweep(grid("smoke", method="lora", seed=range(6), overrides={"training.epochs": 9}), root,
+    sweep(grid("smoke", method="lora", seed=range(6), overrides={{"training.epochs": 9}}), root,
           workers=2)
 """
 
 
 @pytest.mark.process
-def test_an_interrupt_ends_the_workers_too(tmp_path):
-    """As from a terminal or a kernel, to the whole group: none of the other runs is computed."""
+@pytest.mark.parametrize("to", ["os.killpg(os.getpgrp(), ", "os.kill(os.getpid(), "])
+def test_an_interrupt_ends_the_workers_too(to, tmp_path):
+    """To the whole group, as from a terminal, or to the process alone, as from some editors: none
+    of the other runs is computed, and the script ends with a sentence."""
     script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED)
+    script.write_text(INTERRUPTED.format(interrupt=f"{to}signal.SIGINT)"))
     done = subprocess.run(
         [sys.executable, script, tmp_path / "runs"],
         capture_output=True,
@@ -336,7 +341,8 @@ def test_an_interrupt_ends_the_workers_too(tmp_path):
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.endswith("\nstopped after 0 of 6 runs; run again to go on\n")
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
@@ -344,8 +350,12 @@ def test_an_interrupt_ends_the_workers_too(tmp_path):
 def test_a_sweep_of_nothing_is_refused(few, tmp_path):
     with pytest.raises(BadInput, match="its grid is empty"):
         sweep([], tmp_path)
-    with pytest.raises(BadInput, match="workers is 0"):
-        sweep(few, tmp_path, workers=0)
+    for workers in (0, "2"):
+        with pytest.raises(BadInput, match=f"workers is {workers!r}; allowed: a whole"):
+            sweep(few, tmp_path, workers=workers)
+    for wrong, kind in (("demo", "str"), (few[0], "RunConfig"), (5, "int"), (["l"], "str")):
+        with pytest.raises(BadInput, match=f"or a list of configurations; this is a {kind}"):
+            sweep(wrong, tmp_path)
     with pytest.raises(BadInput, match="on is 'moon'; allowed: here, processes"):
         sweep(few, tmp_path, on="moon")
     with pytest.raises(BadInput, match="workers is 2; they are for on='processes'"):
