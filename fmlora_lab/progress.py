@@ -6,6 +6,7 @@ plain lines: one where a task begins, at most one a minute besides. Under `--qui
 
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,8 @@ def beside_others() -> None:
     if kind() != "none":
         os.environ[TOLD] = "lines"
     Lines.inner = True
+    # tqdm's own is shared among processes; one that is killed would leave it behind.
+    tqdm.set_lock(threading.RLock())
 
 
 def into_a_file() -> None:

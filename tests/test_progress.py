@@ -5,7 +5,6 @@ import os
 import pty
 import subprocess
 import sys
-import threading
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -165,14 +164,14 @@ def test_a_bar_that_failed_is_not_in_the_lines_of_the_next():
 def test_a_worker_has_lines_even_in_a_terminal_a_line_for_each_run(monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with redirect_stderr(Terminal()) as shown:
-        _begin(1, threading.Event())
+        _begin(1)
         for _ in range(2):
             with progress.bar(desc="lora", leave=False) as bar:
                 bar.set_description("task 1")
                 bar.set_description("task 2")
     assert lines_of(shown) == ["task 1: 0 it"] * 2
     progress.quieten()
-    _begin(1, threading.Event())
+    _begin(1)
     assert progress.kind() == "none"
 
 
