@@ -99,14 +99,14 @@ def _choices(tried: list[dict[str, Any]]) -> dict[str, Any]:
 def _tried(how: tuple, method: str) -> list[dict[str, Any]]:
     """All trials of a method, as the log has them."""
     trials, profile, benchmark, given, orders, halve, runs_dir = how
-    halving, tried = Halving(), []
+    halving, tried = Halving() if halve else None, []
     drawn = draw(method, trials, profile, given)
     for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
         configs = []
         for order in range(ORDER_SEED, ORDER_SEED + orders):
             overrides = {"order_seed": order, "evaluate_on": "validation", **settings, **given}
             configs.append(configure(method, benchmark, profile, overrides, preset="defaults"))
-        found = halving.trial(configs, runs_dir) if halve else _trial(configs, runs_dir)
+        found = halving.trial(configs, runs_dir) if halving else _trial(configs, runs_dir)
         tried.append({"settings": settings, **found})
         said = f"validation Acc {found['acc']:.2f}%" if "acc" in found else "dropped"
         progress.write(f"{method} {settings}: {said}")

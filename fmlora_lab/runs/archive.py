@@ -230,7 +230,7 @@ def _readable(runs: Iterable["Run"]) -> str:
     import pandas as pd  # here, for explorers open archives too and do without it
 
     ordered = sorted(runs, key=lambda run: run.id)
-    settings = pd.DataFrame([_flat(_portable(run)) for run in ordered])
+    settings = pd.DataFrame([dotted(_portable(run)) for run in ordered])
     table = settings.join(pd.DataFrame([_metrics(run.result) for run in ordered]))
     table.insert(0, "run", [run.id for run in ordered])
     table = table.set_index(["run", "method.name", "seed"])
@@ -238,12 +238,12 @@ def _readable(runs: Iterable["Run"]) -> str:
     return table[[*table.columns.drop(of_methods), *of_methods]].to_csv()
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= dotted(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value
     return found

@@ -86,12 +86,12 @@ def run(
 def _shown(stored: Run, watch: Callable[[Curves], None] | None) -> Run:
     if watch is not None:
         counts, heads = stored.result["test_images"], stored.result["heads"]
-        watch({name: _curve(own["accuracy_matrix"], counts) for name, own in heads.items()})
+        watch({name: _curve(stored.matrices(name)[0], counts) for name in heads})
     return stored
 
 
-def _curve(matrix: Any, counts: list[int]) -> list[float]:
-    return acc_over_time(np.array(matrix, float), counts).tolist()
+def _curve(a: np.ndarray, counts: list[int]) -> list[float]:
+    return acc_over_time(a, counts).tolist()
 
 
 def find_stored(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
 from fmlora_lab.files import TEMPORARY, naming, where_it_can_be_kept
-from fmlora_lab.runs.archive import ArchivedRun, archived, opened
+from fmlora_lab.runs.archive import ArchivedRun, archived, dotted, opened
 from fmlora_lab.runs.folder import (
     FEATURES,
     RECORDS,
@@ -209,7 +209,9 @@ def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
 def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each run the settings, dotted, in which it differs from others of these; its method's own
     from those of the same method."""
-    every = [dict(_dotted(run.config)) for run in found]
+    every = [dotted(run.config) for run in found]
+    for own in every:
+        del own["method.name"]  # which says whose settings the others are
     values: dict[tuple[str, str], set[str]] = {}
     for run, own in zip(found, every, strict=True):
         for name, value in own.items():
@@ -222,14 +224,6 @@ def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _asked_of(run: Run, setting: str) -> tuple[str, str]:
     return run.method_name if setting.startswith("method.") else "", setting
-
-
-def _dotted(config: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{part}{name}.")
-        elif part + name != "method.name":  # which says whose settings the others are
-            yield part + name, value
 
 
 def names_in(root: Path, having: str) -> list[str]:
