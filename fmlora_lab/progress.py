@@ -2,17 +2,16 @@
 
 A bar is a widget in a notebook and a bar in a terminal. Elsewhere, in a log file or a pipe, it is
 plain lines: one where a task begins, at most one a minute besides. Under `--quiet` it is nothing.
+Where a notebook has one picture of it all (`heard_by`), bars only count, and it draws.
 """
 
 import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from html import escape
 from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
@@ -27,13 +26,34 @@ write = tqdm.write
 """Print a line of results, for which the bars of a terminal make room."""
 
 
+_hears: Callable[[str], None] | None = None
+
+
 def kind() -> str:
-    """What a bar is: "notebook", "terminal", "lines" or "none"."""
+    """What a bar is: "notebook", "heard" (of a notebook that shows it otherwise), "terminal",
+    "lines" or "none"."""
     if sys.stderr is None or TOLD in os.environ:
         return os.environ.get(TOLD, "none")
     if type(sys.stderr).__module__.startswith("ipykernel."):
-        return "notebook"
+        return "notebook" if _hears is None else "heard"
     return "terminal" if sys.stderr.isatty() else "lines"
+
+
+@contextmanager
+def heard_by(hears: Callable[[str], None]) -> Iterator[None]:
+    """In a notebook, what is said in here goes to `hears` line by line, and bars only count: how
+    far they are is `standing`."""
+    global _hears
+    before, _hears = _hears, hears
+    try:
+        yield
+    finally:
+        _hears = before
+
+
+def standing() -> str:
+    """The bars that are open and heard, the outer one first; nothing where there is none."""
+    return " | ".join(map(str, [*Lines.shown]))
 
 
 def quieten() -> None:
@@ -59,7 +79,9 @@ def into_a_file() -> None:
 
 def say(text: str) -> None:
     """A line that is neither a result nor an error."""
-    if kind() != "none":
+    if kind() == "heard" and _hears is not None:
+        _hears(text)
+    elif kind() != "none":
         tqdm.write(text, file=sys.stderr)
 
 
@@ -80,6 +102,8 @@ def bar(iterable: Iterable | None = None, **how: Any) -> "Bar":
             return _widget()(iterable, **how)
         case "lines":
             return Lines(iterable, **how)
+        case "heard":
+            return Heard(iterable, **how)
         case "terminal":
             return tqdm(iterable, **_room(), **how)
     return tqdm(iterable, disable=True, **how)
@@ -169,6 +193,13 @@ class Lines:
         return f"{text}, {tqdm.format_interval(left)} left"
 
 
+class Heard(Lines):
+    """A bar that counts and leaves it to others to draw."""
+
+    def _speak(self) -> None:
+        pass
+
+
 Bar = tqdm | Lines
 
 
@@ -216,54 +247,6 @@ def _widget() -> type[tqdm]:
                 Widget.box = self.shown = None
 
     return Widget
-
-
-Row = tuple[str, str, str, str]
-"""What a run is, its name, where it stands, and what it said last."""
-
-
-class Table:
-    """How runs stand that others compute. In a notebook one table that goes on living, of which
-    those that failed stay; else a line when it has changed, once a minute at most."""
-
-    def __init__(self) -> None:
-        self.shown: Any = None
-        self.last: list[Row] = []
-        self.spoke, self.counts = time.monotonic(), ""
-
-    def show(self, rows: Iterable[Row]) -> None:
-        rows = list(rows)
-        if kind() == "notebook":
-            self._draw(rows, counted(rows))
-        elif time.monotonic() - self.spoke >= EVERY and counted(rows) != self.counts:
-            self.spoke, self.counts = time.monotonic(), counted(rows)
-            say(self.counts)
-
-    def end(self, rows: Iterable[Row]) -> None:
-        """The last words, for a notebook that is read later."""
-        rows = list(rows)
-        if kind() == "notebook":
-            self._draw([row for row in rows if row[2] == "failed"], counted(rows))
-
-    def _draw(self, rows: list[Row], below: str) -> None:
-        from IPython.display import HTML, display
-
-        if rows == self.last:
-            return
-        self.last = rows
-        cells = ("".join(f"<td>{escape(word)}</td>" for word in row) for row in rows)
-        body = "".join(f"<tr>{row}</tr>" for row in cells)
-        drawn = HTML(f"<table>{body}</table><p>{below}</p>")
-        if self.shown is None:
-            self.shown = display(drawn, display_id=True)
-        else:
-            self.shown.update(drawn)
-
-
-def counted(rows: Iterable[Row]) -> str:
-    """`12 runs: 3 queued, 2 running, 7 done`."""
-    found = Counter(what for _, _, what, _ in rows)
-    return f"{found.total()} runs: " + ", ".join(f"{n} {what}" for what, n in found.items())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from fmlora_lab import grid, progress, sweep
 from fmlora_lab.progress import Lines
 from fmlora_lab.render.notebooks import OwnPython
 from fmlora_lab.runs.launch import _begin
+from fmlora_lab.runs.watch import State, Watch
 
 TASKS = 5
 """Of the smoke profile."""
@@ -188,33 +189,28 @@ def test_a_sweep_says_a_line_for_each_run_that_is_computed(tmp_path):
     assert lines_of(file) == ["runs: 3/3 run (100%)"]
 
 
-ROWS = [("lora", "abc", "queued", ""), ("full", "def", "failed", "KeyError: <x>")]
-
-
-def test_how_runs_stand_is_a_line_a_minute_where_it_has_changed(clock):
+def test_how_runs_stand_elsewhere_is_a_line_a_minute_where_it_has_changed(clock):
+    queued, failed = State("queued"), State("failed", "KeyError")
     with redirect_stderr(StringIO()) as file:
-        table = progress.Table()
-        for rows in (ROWS[:1], ROWS, ROWS, ROWS[1:]):
+        watch = Watch()
+        for states in ([queued], [queued, failed], [queued, failed], [failed]):
             clock.now += 40
-            table.show(rows)
-        table.end(ROWS)
-    assert lines_of(file) == ["2 runs: 1 queued, 1 failed", "1 runs: 1 failed"]
+            watch.stand("ab", dict(zip("ab", states, strict=False)))
+    assert lines_of(file) == ["2 runs: 1 queued, 1 failed", "1 run: 1 failed"]
 
 
-def test_in_a_notebook_how_runs_stand_is_one_table_of_which_those_that_failed_stay(monkeypatch):
-    drawn = []
-    handle = SimpleNamespace(update=lambda html: drawn.append(html.data))
-    monkeypatch.setattr(progress, "kind", lambda: "notebook")
-    monkeypatch.setattr(
-        "IPython.display.display", lambda html, display_id: drawn.append(html.data) or handle
-    )
-    table = progress.Table()
-    for rows in (ROWS[:1], ROWS, ROWS):
-        table.show(rows)
-    assert len(drawn) == 2 and "<td>lora</td>" in drawn[1] and "KeyError: &lt;x&gt;" in drawn[1]
-    table.end(ROWS)
-    assert "lora" not in drawn[2] and "<td>full</td>" in drawn[2]
-    assert "2 runs: 1 queued, 1 failed" in drawn[2]
+def test_what_a_notebook_shows_otherwise_is_counted_and_told():
+    kernels = type("OutStream", (Terminal,), {"__module__": "ipykernel.iostream"})
+    told = []
+    with redirect_stderr(kernels()) as shown, progress.heard_by(told.append):
+        for _ in progress.bar(range(2), desc="runs", unit="run"):
+            with progress.bar(desc="lora", total=4, unit="img") as bar:
+                bar.set_description("lora · task 1/2")
+                bar.update()
+                progress.say("by the way")
+                standing = progress.standing()
+    assert standing.startswith("runs: 1/2 run (50%), ") and "lora · task 1/2: 1/4 img" in standing
+    assert told == ["by the way"] * 2 and not shown.getvalue() and not progress.standing()
 
 
 def test_a_librarys_own_bars_are_for_whoever_watches():
@@ -316,13 +312,13 @@ progress.kind()
 def test_a_notebook_has_controls_that_leave_text():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
     NotebookClient(notebook).execute()
-    runs, goes, kind = (out["data"] for out in notebook.cells[0].outputs)
-    assert list(runs) == ["text/plain"] and runs["text/plain"].startswith("runs: 100%")
+    runs, goes, kind = (out["data"] for out in notebook.cells[0].outputs)  # and no lines besides
+    assert runs["text/plain"] == "2 runs: 2 done" and "<table>" not in runs["text/html"]
     assert goes == {"text/plain": ""}
     assert kind["text/plain"] == "'notebook'"
     states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
-    names = {state["model_name"] for state in states.values()}
-    assert "FloatProgressModel" in names
+    shown = [state["state"].get("value") for state in states.values()]
+    assert any("running" in str(value) and "task" in str(value) for value in shown)
 
 
 @pytest.mark.process

@@ -20,11 +20,11 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from fmlora_lab import progress, stopping, threads
+from fmlora_lab import interrupts, progress, stopping, threads
 from fmlora_lab.config import BadInput, RunConfig, validated
 from fmlora_lab.files import check_writable, make_folder
 from fmlora_lab.interrupts import Stopped
@@ -32,6 +32,7 @@ from fmlora_lab.runs.folder import runs_root
 from fmlora_lab.runs.identity import identity
 from fmlora_lab.runs.run import find_stored, run
 from fmlora_lab.runs.stored import Run, run_folder
+from fmlora_lab.runs.watch import Skipped, State, current
 
 LOG = "log.txt"
 """In a run's folder: what the processes that computed it said."""
@@ -50,24 +51,29 @@ class Failed:
 
 class Launcher(Protocol):
     """What is done stays done if it is interrupted, which is `Stopped`; whatever is stored is
-    loaded. A run that dies raises, which ends the others too, or comes as `Failed`."""
+    loaded. A run that dies raises, which ends the others too, or comes as `Failed`; one that
+    somebody skips comes as `Skipped`. Whoever watches is told by `watch.current()`."""
 
     def __call__(
         self, configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
-    ) -> Iterator[Run | Failed]: ...
+    ) -> Iterator[Run | Failed | Skipped]: ...
 
 
 def here(
     configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
-) -> Iterator[Run]:
+) -> Iterator[Run | Skipped]:
     """One after another in this process; one that fails ends the sweep."""
-    configs = list(configs)
-    for number, config in enumerate(configs, 1):
+    configs, watch = list(configs), current()
+    for number, config in enumerate(configs):
+        own: Run | Skipped | None
         try:
-            own = run(config, runs_dir, use_shipped)
+            with interrupts.stopping("at its end"), watch.at_work(number):
+                own = run(config, runs_dir, use_shipped)
         except Stopped as stopped:
-            where = f"in run {number} of {len(configs)}, {stopped.where}"
-            raise Stopped(where) from stopped
+            own = watch.skipped(number)
+            if own is None:
+                where = f"in run {number + 1} of {len(configs)}, {stopped.where}"
+                raise Stopped(where) from stopped
         yield own
 
 
@@ -100,14 +106,6 @@ def visible_gpus() -> list[str]:
     return given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
 
 
-@dataclass
-class State:
-    """Where a run stands that was not stored, and what it said last."""
-
-    what: Literal["queued", "running", "done", "failed"] = "queued"
-    said: str = ""
-
-
 class Going(AbstractContextManager, Protocol):
     """Runs that are computed elsewhere, by name."""
 
@@ -115,6 +113,9 @@ class Going(AbstractContextManager, Protocol):
 
     def wait(self) -> None:
         """Until something may have changed; then `states` say what is known."""
+
+    def skip(self, name: str) -> None:
+        """Compute that run no further."""
 
 
 def followed(
@@ -125,8 +126,8 @@ def followed(
 
     def launch(
         configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
-    ) -> Iterator[Run | Failed]:
-        configs = list(configs)
+    ) -> Iterator[Run | Failed | Skipped]:
+        configs, watch = list(configs), current()
         found = [find_stored(config, runs_dir, use_shipped) for config in configs]
         names = [
             identity(config) if own is None else own.id
@@ -139,20 +140,22 @@ def followed(
         for name in new:
             run_folder(name, runs_dir).lock()  # an archive refuses
         check_writable(runs_root(runs_dir))
-        table = progress.Table()
         with begin(new, runs_dir) as going, _telling(going, len(configs)):
             for name, config, own in zip(names, configs, found, strict=True):
                 while own is None and going.states[name].what in ("queued", "running"):
-                    table.show(_rows(new, going))
+                    watch.stand(names, going.states)
                     going.wait()
+                    for unwanted in watch.to_skip():
+                        going.skip(unwanted)
                 if own is not None:
                     yield own
                 elif going.states[name].what == "done":
                     yield run(config, runs_dir, use_shipped)
+                elif going.states[name].what == "skipped":
+                    yield Skipped(name)
                 else:
                     log = run_folder(name, runs_dir).path / LOG
                     yield Failed(name, going.states[name].said, log)
-            table.end(_rows(new, going))
 
     return launch
 
@@ -165,13 +168,6 @@ def _telling(going: Going, runs: int) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         left = sum(state.what != "done" for state in going.states.values())
         raise Stopped(f"after {runs - left} of {runs} runs") from interrupt
-
-
-def _rows(new: Mapping[str, RunConfig], going: Going) -> Iterator[progress.Row]:
-    for name, state in going.states.items():
-        config = new[name]
-        what = f"{config.method.name}, order {config.order_seed}, seed {config.seed}"
-        yield what, name, state.what, state.said
 
 
 class Workers:
@@ -211,6 +207,19 @@ class Workers:
                 self._hear(slot, worker)
             elif worker.on is not None:
                 self.states[worker.on].said = last_line(self._log(worker.on))
+
+    def skip(self, name: str) -> None:
+        if self.states[name].what not in ("queued", "running"):
+            return
+        self.states[name] = State("skipped", self.states[name].said)
+        if name in self.left:
+            self.left.remove(name)
+        for slot, worker in [*self.at_work.items()]:
+            if worker.on == name:
+                del self.at_work[slot]
+                worker.process.kill()
+                worker.process.join()
+                worker.pipe.close()
 
     def _beginning(self) -> int:
         return sum(worker.on is None for worker in self.at_work.values())

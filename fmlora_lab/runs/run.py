@@ -313,6 +313,7 @@ def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, A
         "weights": model.fingerprint,
         "class_names": list(stream.class_names),
         "tasks": [task.name for task in stream.tasks],
+        "test_images": [len(task.test) for task in stream.tasks],
         "sites": len(model.sites),
     }
 

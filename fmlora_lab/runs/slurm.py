@@ -22,7 +22,8 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.runs.folder import RunFolder, runs_root
 from fmlora_lab.runs.job import NOTE
-from fmlora_lab.runs.launch import LOG, Launcher, State, followed, last_line
+from fmlora_lab.runs.launch import LOG, Launcher, followed, last_line
+from fmlora_lab.runs.watch import State
 
 EVERY = 10.0
 """Seconds from one look at the queue to the next."""
@@ -83,6 +84,14 @@ class Jobs:
     def wait(self) -> None:
         time.sleep(EVERY)
         self._look()
+
+    def skip(self, name: str) -> None:
+        if self.states[name].what not in ("queued", "running"):
+            return
+        self.states[name] = State("skipped", self.states[name].said)
+        folder = RunFolder(self.root, name)
+        if folder.has(NOTE):
+            subprocess.run(["scancel", folder.read_json(NOTE)["job"]], capture_output=True)
 
     def _look(self) -> None:
         queue = _queue()

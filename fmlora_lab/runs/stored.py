@@ -209,21 +209,25 @@ def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
 def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each run the settings, dotted, in which it differs from others of these; its method's own
     from those of the same method."""
-    every = [dotted(run.config) for run in found]
-    for own in every:
-        del own["method.name"]  # which says whose settings the others are
+    return differing([run.config for run in found])
+
+
+def differing(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`what_differs`, of configurations as they are stored."""
+    every = [dotted(config) for config in configs]
+    methods = [own.pop("method.name") for own in every]  # says whose settings the others are
     values: dict[tuple[str, str], set[str]] = {}
-    for run, own in zip(found, every, strict=True):
+    for method, own in zip(methods, every, strict=True):
         for name, value in own.items():
-            values.setdefault(_asked_of(run, name), set()).add(repr(value))
+            values.setdefault(_asked_of(method, name), set()).add(repr(value))
     return [
-        {name: value for name, value in own.items() if len(values[_asked_of(run, name)]) > 1}
-        for run, own in zip(found, every, strict=True)
+        {name: value for name, value in own.items() if len(values[_asked_of(method, name)]) > 1}
+        for method, own in zip(methods, every, strict=True)
     ]
 
 
-def _asked_of(run: Run, setting: str) -> tuple[str, str]:
-    return run.method_name if setting.startswith("method.") else "", setting
+def _asked_of(method: str, setting: str) -> tuple[str, str]:
+    return method if setting.startswith("method.") else "", setting
 
 
 def names_in(root: Path, having: str) -> list[str]:

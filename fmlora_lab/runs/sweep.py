@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmlora_lab import progress
 from fmlora_lab.config import (
     BENCHMARKS,
     PARTS,
@@ -24,7 +23,7 @@ from fmlora_lab.config import (
     validated,
 )
 from fmlora_lab.files import naming
-from fmlora_lab.interrupts import stopping
+from fmlora_lab.interrupts import Stopped, stopping
 from fmlora_lab.methods.registry import in_order
 from fmlora_lab.profiles import configure, dotted, profile_named, stream_of
 from fmlora_lab.runs import planning
@@ -33,6 +32,7 @@ from fmlora_lab.runs.frame import frame, is_number
 from fmlora_lab.runs.launch import Failed, Launcher, here, processes
 from fmlora_lab.runs.slurm import slurm
 from fmlora_lab.runs.stored import Run, load_runs
+from fmlora_lab.runs.watch import Skipped, following
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,9 @@ def sweep(
     default $FMLORA_ON says where, else it is here, or on processes where `workers` are given. What
     is done stays done if the sweep is interrupted, which is `Stopped`.
 
+    In a notebook a panel shows how the runs stand, and has Stop and Skip. A run that was skipped is
+    named there, has no row, and goes on from its last checkpoint when it is asked for again.
+
     Elsewhere than here a run that dies does not stop the others. It is begun again up to `retry`
     times; RunsFailed names at the end those that died. BadInput where nothing is asked for, or `on`
     is unknown.
@@ -215,17 +218,19 @@ def sweep(
     launch = launcher(on, workers, retry, asked)
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
-    found: list[Run | Failed] = []
-    bar = progress.bar(desc="runs", total=len(asked), unit="run")
-    with stopping("between two runs"), bar:
-        for run in launch([a.config for a in asked], runs_dir, use_shipped()):
+    found: list[Run | Failed | Skipped] = []
+    labels, configs = [a.labels for a in asked], [a.config for a in asked]
+    with stopping("between two runs"), following(labels, configs, runs_dir) as watch:
+        for run in launch(configs, runs_dir, use_shipped()):
             found.append(run)
-            bar.update()
+            watch.ended(run)
     each = list(zip(asked, found, strict=True))
     failed = [(a, run) for a, run in each if isinstance(run, Failed)]
     done = [(a.labels, run) for a, run in each if isinstance(run, Run)]
     if failed:
         raise RunsFailed(failed, frame(done) if done else pd.DataFrame())
+    if not done:
+        raise Stopped("since every run was skipped")
     return frame(done)
 
 

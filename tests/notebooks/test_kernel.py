@@ -2,6 +2,7 @@
 one sentence."""
 
 import io
+import re
 
 import nbformat
 import pytest
@@ -10,6 +11,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fmlora_lab import configure
+from fmlora_lab.perf.kernel import kernel
 from fmlora_lab.render.notebooks import OwnPython, execute
 
 pytestmark = pytest.mark.process
@@ -101,6 +103,80 @@ def test_workers_are_stopped_with_the_cell_and_go_on_with_it(tmp_path):
     assert errors(cells) == [[], ["stopped after 0 of 3 runs; run again to go on"], []]
     assert printed(cells[-1]) == ["[5, 5, 5]\n"]
     assert [out for out in cells[1].outputs if "Traceback" in out.get("text", "")] == []
+
+
+BUTTONS = """
+from fmlora_lab import grid, sweep
+
+how = {{"training.epochs": 2, "benchmark.train_images": 2, "benchmark.test_images": 2}}
+asked = grid("smoke", method="lora", seed=range(2), overrides=how)
+ask = lambda: sweep(asked, {runs!r})
+"""
+LATER_RUNS = "print([r.config['seed'] for r in ask().run])"
+
+
+def clicking(person, words, subshell=None, when="<td>running</td><td>"):
+    """Watches the panel, and presses a button, once, when that stands there."""
+    clicked = []
+
+    def watch():
+        if not clicked and when in person.page() and (button := person.button(words)):
+            clicked.append(person.click(button, subshell))
+
+    return watch
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_stop_ends_a_sweep_at_work_whatever_shell_a_front_end_speaks_to(beside, tmp_path):
+    with kernel() as person:
+        person.run(BUTTONS.format(runs=str(tmp_path / "runs")))
+        subshell = person.subshell() if beside else None
+        stopped = person.run("ask()", clicking(person, "Stop", subshell))
+        again = person.run(LATER_RUNS)
+    (said,) = stopped.error
+    assert re.fullmatch("stopped in run 1 of 2, .*; run again to go on", said)
+    assert stopped.said == "" and again.said == ""  # no line on stderr
+    assert again.printed == "[0, 1]\n" and not again.error
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_skip_leaves_one_run_and_goes_on_with_the_others(workers, tmp_path):
+    with kernel() as person:
+        person.run(BUTTONS.format(runs=str(tmp_path / "runs")))
+        ask = f"print([r.config['seed'] for r in sweep(asked, {str(tmp_path / 'runs')!r}, "
+        click, shown = clicking(person, "Skip seed 0"), []
+
+        def watch():
+            click()
+            shown.append(person.page())
+
+        skipped = person.run(f"{ask}workers={workers}).run])", watch)
+        again = person.run(LATER_RUNS)
+    assert skipped.printed == "[1]\n" and not skipped.error
+    assert any("<td>0</td><td>skipped</td>" in page for page in shown)
+    assert skipped.left == "2 runs: 1 skipped, 1 done\nseed 0: skipped\n" + SKIPPED
+    assert again.printed == "[0, 1]\n"
+
+
+SKIPPED = "skipped: seed 0; asked for again, it goes on where it stopped"
+
+
+def test_no_cell_after_a_sweep_that_was_stopped_by_its_button_is_run(tmp_path):
+    """Cells that a person has asked for meanwhile wait in the same shell as a click does."""
+    with kernel() as person:
+        person.run(BUTTONS.format(runs=str(tmp_path / "runs")))
+        watch, asked = clicking(person, "Stop"), []
+
+        def ask_for_more():
+            asked.extend([] if asked else [person.client.execute("print('as if nothing were')")])
+            watch()
+
+        assert person.run("ask()", ask_for_more).error
+        replies = iter(lambda: person.client.get_shell_msg(timeout=60), None)
+        status = next(
+            r["content"]["status"] for r in replies if r["parent_header"]["msg_id"] in asked
+        )
+    assert status == "aborted"
 
 
 LESSON = """

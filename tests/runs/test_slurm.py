@@ -24,6 +24,7 @@ from fmlora_lab.runs.launch import Failed
 from fmlora_lab.runs.run import run
 from fmlora_lab.runs.slurm import IN_VAIN, slurm
 from fmlora_lab.runs.stored import load_runs
+from fmlora_lab.runs.watch import Skipped, Watch
 
 CONFIGS = [RunConfig(method="lora", seed=seed) for seed in range(3)]
 NAMES = [identity(config) for config in CONFIGS]
@@ -34,8 +35,12 @@ def queue(monkeypatch, tmp_path):
     """In Slurm's place: `queue.arrays` are the options of each sbatch, `queue.jobs` what squeue
     says of each job; each look at it comes after the next of `queue.events`."""
     found = SimpleNamespace(arrays=[], jobs={}, events=[], refuses="", root=tmp_path / "runs")
+    found.cancelled = []
 
     def answer(asked, **how):
+        if asked[0] == "scancel":
+            found.cancelled += asked[1:]
+            return
         if asked[0] == "squeue":
             rows = [f"{job}|{state}|None" for job, state in found.jobs.items()]
             return SimpleNamespace(returncode=0, stdout="\n".join(rows), stderr="")
@@ -96,6 +101,16 @@ def test_a_sweep_that_was_interrupted_finds_its_jobs(queue, capsys):
     assert "3 runs stay with Slurm" in capsys.readouterr().err
     assert len(list(slurm()(CONFIGS, queue.root, False))) == 3
     assert len(queue.arrays) == 1
+
+
+@pytest.mark.unit
+def test_a_skipped_run_is_cancelled_and_not_given_again(queue, monkeypatch):
+    to_skip = [{NAMES[1]}, set()]
+    monkeypatch.setattr(Watch, "to_skip", lambda watch: to_skip.pop(0))
+    queue.events = [lambda: None, lambda: end(queue, NAMES[0], NAMES[2])]
+    found = list(slurm()(CONFIGS, queue.root, False))
+    assert found == ["run 0", Skipped(NAMES[1]), "run 2"]
+    assert queue.cancelled == ["11_1"] and len(queue.arrays) == 1
 
 
 @pytest.mark.unit
