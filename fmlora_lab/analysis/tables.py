@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fmlora_lab.config import BadInput, title_of
 from fmlora_lab.metrics import acc_over_time, t_interval
 from fmlora_lab.profiles import trials
-from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, draw_of, heads
+from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, PLACES, draw_of, heads
 from fmlora_lab.runs.stored import Run
 
 OTHER_METRICS = (
@@ -237,8 +237,7 @@ def _alike(found: pd.DataFrame, by: str) -> dict[Any, list[Run]]:
 def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
     group = list({str(run): run for run in found.run}.values())
     settings = pd.json_normalize([run.config for run in group]).astype(str)
-    paths = ["benchmark.data", "backbone.weights"]
-    settings = settings.drop(columns=[*paths, *DRAWS], errors="ignore")
+    settings = settings.drop(columns=[*PLACES, *DRAWS], errors="ignore")
     settings = settings.replace("nan", None)  # an option that is younger than a run
     if several := list(settings.columns[settings.nunique() > 1]):
         raise BadInput(

@@ -41,12 +41,15 @@ def over(found: "DataFrame", axis: str, value: str = "acc") -> Figure:
     if not numeric:
         found = found.assign(**{axis: own.map(str)})
     at = sorted(found[axis].unique()) if numeric else list(found[axis].unique())
-    told = {axis, *DRAWS}
+    told, heading = {axis, *DRAWS}, HEADINGS.get(value, value)
     others = [n for n in labels if n not in told and len(found[n].unique()) > 1]
-    names = found[others or ["method"]].astype(str).agg(" · ".join, axis=1)
+    if others or axis != "method":
+        names = found[others or ["method"]].astype(str).agg(" · ".join, axis=1)
+    else:  # which the rows say
+        names = found[axis].map(lambda _: heading)
     named = found.assign(name=names)
     values = {name: along(named, value, axis, at, name=name) for name in names.unique()}
-    heading, draws = HEADINGS.get(value, value), draw_of(found)
+    draws = draw_of(found)
     title = f"{heading} {_range(values, at)}, {counted(draws.nunique(), str(draws.name))}"
     if numeric:
         log = min(at) > 0 and max(at) / min(at) >= LOG_FROM
@@ -66,9 +69,9 @@ def _range(values: dict[str, np.ndarray], at: list) -> str:
     }
     ends = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     said = [
-        f"{means[end]:,.1f} ({title_of(end[0])} at {end[1]})"
+        f"{means[end]:,.1f} ({title_of(end[0])} at {title_of(str(end[1]))})"
         if len(values) > 1
-        else f"{means[end]:,.1f} (at {end[1]})"
+        else f"{means[end]:,.1f} (at {title_of(str(end[1]))})"
         for end in ends
     ]
-    return f"from {said[0]} to {said[1]}"
+    return f"from {said[0]} to {said[1]}" if said[0] != said[1] else said[0]

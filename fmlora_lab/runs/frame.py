@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmlora_lab.config import BadInput
-from fmlora_lab.runs.stored import Run
+from fmlora_lab.config import BadInput, title_of
+from fmlora_lab.runs.stored import Run, what_differs
 
 METRICS = ("acc", "aaa", "learning_accuracy", "forgetting")
 BY_TASK = "task_mean_acc"
@@ -19,6 +19,8 @@ infers the right one."""
 BY_HEAD = ("acc", "learning_accuracy", "forgetting")
 DRAWS = ("order_seed", "data_seed", "seed")
 """What makes another draw of one comparison: class orders differ by more than seeds of training."""
+PLACES = ("benchmark.data", "backbone.weights")
+"""Settings that say where files are, of which a run's result does not depend."""
 COSTS = ("trainable_parameters", "kept_parameters", "seconds", "seconds_a_task", "passes",
          "inference_mflops")  # fmt: skip
 
@@ -101,6 +103,53 @@ def is_number(name: str) -> bool:
     """Whether `frame` has, or may have, a column of its own by that name."""
     by_head = any(name.startswith(f"{metric}_") for metric in BY_HEAD)
     return by_head or name in (*METRICS, BY_TASK, *WITHIN, *INFERRED, *COSTS, "run")
+
+
+def overview(found: Sequence[Run]) -> pd.DataFrame:
+    """To read, one row a run, by its name: the settings in which it differs from others (its
+    method, where there are several), as text, then Acc by the head that ranks it and by each head,
+    what was learned and forgotten, and seconds; without columns that no run has."""
+    names = pd.Index([run.id for run in found])
+    settings = [{n: str(v) for n, v in own.items()} for own in _told_apart(found)]
+    numbers = pd.DataFrame([_numbers(run) for run in found], index=names)
+    by_head = [name for name in numbers if name.startswith("acc_")]
+    shown = numbers[["acc", *by_head, "learning_accuracy", "forgetting", "seconds"]]
+    parts = [pd.DataFrame(settings, names).fillna(""), shown.dropna(axis="columns", how="all")]
+    return pd.concat(parts, axis="columns")
+
+
+def labelled(found: Sequence[Run]) -> pd.DataFrame:
+    """`frame` of these runs, whose labels come of themselves: `method` is each one's, with the
+    settings in which runs of one method differ; and what is drawn anew (class order, images,
+    seed). So runs that differ in their draws alone are one method's."""
+    each = [
+        {n: v for n, v in own.items() if n not in ("method", *DRAWS, *PLACES)}
+        for own in _told_apart(found)
+    ]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run, own in zip(found, each, strict=True):
+        for name, value in own.items():
+            values.setdefault((run.method_name, name), set()).add(repr(value))
+    rows = []
+    for run, own in zip(found, each, strict=True):
+        method = run.method_name
+        told = [f"{_short(n)} {v}" for n, v in own.items() if len(values[method, n]) > 1]
+        label = " · ".join([title_of(method), *told]) if told else method
+        rows.append(({"method": label, **{name: run.config[name] for name in DRAWS}}, run))
+    return frame(rows)
+
+
+def _told_apart(found: Sequence[Run]) -> list[dict[str, Any]]:
+    several = len({run.method_name for run in found}) > 1
+    return [
+        {**({"method": run.method_name} if several else {}), **own}
+        for run, own in zip(found, what_differs(found), strict=True)
+    ]
+
+
+def _short(setting: str) -> str:
+    """A setting's name without the part that it is of, where readers know that."""
+    return setting.removeprefix("method.").removeprefix("training.")
 
 
 def _numbers(run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -195,15 +195,35 @@ def in_archive(root: Path) -> bool:
     return root.suffix == ".zip"
 
 
-def load_runs(runs_dir: Path | str | None = None) -> list[Run]:
+class Runs(list[Run]):
+    """Runs, as a list. Where they are shown they are a table of what differs; in a notebook one to
+    sort, filter and tick (`explorers/runs_table.py`)."""
+
+    def __init__(self, found: Iterable[Run] = (), runs_dir: Path | str | None = None):
+        super().__init__(found)
+        self.runs_dir = runs_dir
+
+    def __repr__(self) -> str:
+        return import_module(TABLE).as_text(self)
+
+    def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
+        return import_module(TABLE).as_bundle(self, **how)
+
+
+TABLE = "fmlora_lab.explorers.runs_table"
+"""Which brings pandas and the widgets, when runs are shown."""
+
+
+def load_runs(runs_dir: Path | str | None = None) -> Runs:
     """All complete runs of a runs folder, or of an archive (`NAME.zip`), by name.
 
     BadInput names a damaged file, OSError what cannot be read.
     """
     root = runs_root(runs_dir)
     if in_archive(root):
-        return [Run(folder) for folder in archived(root).values()]
-    return [Run(RunFolder(root, name)) for name in names_in(root, "result.json")]
+        return Runs((Run(folder) for folder in archived(root).values()), runs_dir)
+    names = names_in(root, "result.json")
+    return Runs((Run(RunFolder(root, name)) for name in names), runs_dir)
 
 
 def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
