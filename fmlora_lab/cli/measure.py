@@ -11,7 +11,7 @@ from fmlora_lab.config import Backbone, BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
-KINDS = ("training", "explorers", "sweep-panel", "names", "busy", "gpu")
+KINDS = ("training", "explorers", "sweep-panel", "runs-table", "names", "busy", "gpu")
 
 
 @app.command("bench")
@@ -32,14 +32,15 @@ def bench_command(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Speed of training and inference, as ratios to a frozen backbone's; of the explorers;
-    of the panel of a sweep; of asking for the names of runs; of runs beside one another; or how
-    well a GPU is used."""
+    """Speed of training and inference, as ratios to a frozen backbone's; of the explorers; of a
+    sweep's panel and the table of runs; of asking for the names of runs; of runs beside one
+    another; or how well a GPU is used."""
     asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
         "training": ("steps", asked, batch_size or 64, repeats),
         "explorers": ("explorers", moves),
         "sweep-panel": ("sweep_panel", repeats),
+        "runs-table": ("runs_table", repeats),
         "names": ("names", images),
         "busy": ("busy", repeats),
         "gpu": ("gpu", batch_size or 128, repeats, *([backbone] if backbone else [])),

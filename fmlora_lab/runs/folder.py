@@ -60,7 +60,10 @@ class DamagedFile(BadInput):
 
 
 def runs_root(folder: Path | str | None = None) -> Path:
-    """The folder of all runs: the one given, or $FMLORA_RUNS, or ./runs."""
+    """The folder of all runs: the one given, or $FMLORA_RUNS, or ./runs. BadInput for what is no
+    path."""
+    if not isinstance(folder, Path | str | None):
+        raise BadInput(f"a runs folder is a path; this is a {type(folder).__name__}: {folder!r}")
     return Path(folder or os.environ.get("FMLORA_RUNS") or "runs")
 
 

@@ -61,7 +61,8 @@ class Row:
     changed_at: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.words.items())
+        named = self.words.items()
+        return ", ".join(value if name == "method" else f"{name} {value}" for name, value in named)
 
     def stands(self, what: What, said: str = "") -> None:
         if said != self.state.said:
@@ -323,9 +324,9 @@ class Panel(Watch):
 
 KEY = "Acc —, loss ┄"
 STYLE = (
-    "<style>.fmlora-sweep td, .fmlora-sweep th {text-align: left; padding: 1px 0.8em 1px 0}"
-    ".fmlora-sweep td.n {text-align: right; font-variant-numeric: tabular-nums}"
-    ".fmlora-sweep svg {display: block}</style>"
+    "<style>.fmlora-sweep tr td, .fmlora-sweep tr th {text-align: left; padding: 1px 1em 1px 0}"
+    ".fmlora-sweep tr td.n {text-align: right; font-variant-numeric: tabular-nums}"
+    ".fmlora-sweep {line-height: 1.5} .fmlora-sweep svg {display: block}</style>"
 )
 
 

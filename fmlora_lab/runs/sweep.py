@@ -215,6 +215,8 @@ def sweep(
         raise BadInput("a sweep needs at least one run; its grid is empty")
     if workers is not None and (type(workers) is not int or workers < 1):
         raise BadInput(f"workers is {workers!r}; allowed: a whole number from 1")
+    if type(retry) is not int or retry < 0:
+        raise BadInput(f"retry is {retry!r}; allowed: a whole number from 0")
     launch = launcher(on, workers, retry, asked)
     if planning.active:
         raise planning.UpToHere(asked, runs_dir)
@@ -245,14 +247,14 @@ def launcher(
         raise BadInput(f"workers is {workers}; they are for on='processes'")
     if on is None:
         on = os.environ.get("FMLORA_ON") or ("here" if workers in (None, 1) else "processes")
-    if not isinstance(on, str):
+    if callable(on):
         return on
     known = {
         "here": lambda: here,
         "processes": lambda: processes(workers, retry=retry),
         "slurm": lambda: slurm(_of_slurm(asked), retry),
     }
-    if on not in known:
+    if not isinstance(on, str) or on not in known:
         raise BadInput(f"on is {on!r}; allowed: {', '.join(known)}")
     return known[on]()
 

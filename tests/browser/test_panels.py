@@ -16,7 +16,7 @@ load_runs(collections()["glyphs-10"])
 SWEEP = """
 from fmlora_lab import grid, sweep
 
-overrides = {{"training.epochs": 20}}
+overrides = {{"training.epochs": 60}}
 found = sweep(grid("smoke", method="lora", seed=range(3), overrides=overrides), {runs!r})
 """
 
@@ -55,7 +55,7 @@ def test_stop_and_skip_answer_while_the_sweep_is_at_work(page, opened, tmp_path)
     opened(SWEEP.format(runs=str(tmp_path / "runs")))
     page.get_by_role("button", name="Skip seed 0").click()
     page.locator(".fmlora-sweep td", has_text="skipped").wait_for()
-    page.locator(".fmlora-sweep svg").nth(1).wait_for()
+    page.locator(".fmlora-sweep tr", has_text="running").locator("svg").wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("stopped in run 2 of 3").wait_for()
     assert page.get_by_role("button", name="Stop").count() == 0

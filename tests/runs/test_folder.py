@@ -124,6 +124,8 @@ def test_root_is_the_argument_then_the_environment_then_here(monkeypatch, tmp_pa
     assert runs_root() == tmp_path / "env"
     monkeypatch.delenv("FMLORA_RUNS")
     assert str(runs_root()) == "runs"
+    with pytest.raises(BadInput, match="a runs folder is a path; this is a int: 3"):
+        runs_root(3)
 
 
 def test_stored_runs_are_read_without_torch(folder, tmp_path):

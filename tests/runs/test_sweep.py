@@ -356,8 +356,12 @@ def test_a_sweep_of_nothing_is_refused(few, tmp_path):
     for wrong, kind in (("demo", "str"), (few[0], "RunConfig"), (5, "int"), (["l"], "str")):
         with pytest.raises(BadInput, match=f"or a list of configurations; this is a {kind}"):
             sweep(wrong, tmp_path)
-    with pytest.raises(BadInput, match="on is 'moon'; allowed: here, processes"):
-        sweep(few, tmp_path, on="moon")
+    for on in ("moon", 3):
+        with pytest.raises(BadInput, match=f"on is {on!r}; allowed: here, processes"):
+            sweep(few, tmp_path, on=on)
+    for retry in (-1, "2"):
+        with pytest.raises(BadInput, match=f"retry is {retry!r}; allowed: a whole number from 0"):
+            sweep(few, tmp_path, retry=retry)
     with pytest.raises(BadInput, match="workers is 2; they are for on='processes'"):
         sweep(few, tmp_path, on="here", workers=2)
     assert not list(tmp_path.iterdir())
