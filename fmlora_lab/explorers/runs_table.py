@@ -76,7 +76,7 @@ class RunsTable:
 
     def __init__(self, found: Runs):
         from ipywidgets import HTML, Button, HBox, Layout, Textarea, VBox
-        from itables.javascript import JavascriptCode
+        from itables.typing import JavascriptCode
         from itables.widget import ITable
 
         self.found = found

@@ -98,6 +98,7 @@ class Person:
 def kernel() -> Iterator[Person]:
     """A kernel of this Python's, until the block ends."""
     manager = KernelManager()
+    assert manager.kernel_spec is not None  # a requirement of the lab
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     manager.kernel_spec.argv = command
     manager.start_kernel()

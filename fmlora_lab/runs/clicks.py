@@ -19,7 +19,7 @@ Clicked = dict[str, Callable[[], None]]
 
 def key(button: Button) -> str:
     """How messages name a button."""
-    return button.comm.comm_id
+    return "" if button.comm is None else button.comm.comm_id
 
 
 def reach() -> bool:

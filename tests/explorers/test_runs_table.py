@@ -91,6 +91,11 @@ def test_two_hundred_runs_are_one_grid_with_all_of_them(stored, notebook, monkey
     assert [row[1] for row in rows] == [run.id[:8] for run in many]
 
 
+def test_none_of_many_is_left_out(stored):
+    grid = RunsTable(Runs((list(stored) * 60)[:2000])).grid
+    assert len(json.loads(grid._dt_args["data_json"])) == 2000
+
+
 def test_numbers_that_are_not_there_are_empty(stored):
     shown = grid_of(stored)
     without = [run.id for run in stored if run.method_name == "prototypes"]
