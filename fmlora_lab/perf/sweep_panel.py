@@ -40,20 +40,21 @@ AIMS = {"update": 1.0, "goes on": 2.0, "Skip": 2.0, "Stop": 2.0}
 
 
 class Watcher:
-    """Someone who watches the panel and clicks: `losses` says what was seen when."""
+    """Someone who watches the panel and clicks: `losses` says what was seen when, and when
+    that round had begun."""
 
     def __init__(self, person: Person):
         self.person = person
         self.times: dict[str, list[float]] = {name: [] for name in AIMS}
-        self.losses: list[tuple[float, str]] = []
-        self.clicked = 0.0
+        self.losses: list[tuple[float, float, str]] = []
+        self.began = self.clicked = 0.0
 
     def round(self) -> Iterator[None]:
         """See some losses, skip the run, see some of the next, and stop; a step a message."""
-        began = time.time()
+        self.began = time.time()
         while not TASK.search(self.person.page()):
             yield
-        self.times["goes on"].append(time.time() - began)
+        self.times["goes on"].append(time.time() - self.began)
         yield from self._see_losses()
         clicked = self._click("Skip")
         while "<td>skipped</td>" not in self.person.page():
@@ -71,8 +72,8 @@ class Watcher:
         before = len(self.losses)
         while len(self.losses) < before + LOSSES:
             shown = LOSS.search(self.person.page())
-            if shown and shown[1] not in [loss for _, loss in self.losses[-1:]]:
-                self.losses.append((time.time(), shown[1]))
+            if shown and shown[1] not in [loss for *_, loss in self.losses[-1:]]:
+                self.losses.append((self.began, time.time(), shown[1]))
             yield
 
 
@@ -88,8 +89,8 @@ def bench(rounds: int) -> list[dict[str, Any]]:
             watcher.times["Stop"].append(cell.ended - watcher.clicked)
         stored = json.loads(person.run(TOLD).printed)
     del watcher.times["goes on"][0]  # the first time it only begins
-    for shown, loss in watcher.losses:  # of which one may have been lost and found again
-        since = [shown - at for at, said in stored if said == loss and at <= shown]
+    for began, shown, loss in watcher.losses:  # a loss of an earlier round is no news
+        since = [shown - at for at, said in stored if said == loss and began <= at <= shown]
         watcher.times["update"] += since[-1:]
     return [{"what": n, "aim_s": AIMS[n], **_spread(own)} for n, own in watcher.times.items()]
 
