@@ -1,6 +1,6 @@
 """glyphs-clip: a small CLIP that ships with the lab, for characters and their Unicode names.
 
-    f = P_i ViT(x) / ‖·‖        g = P_t Text(w)_end / ‖·‖        logit = s f · g
+    f = P_i ViT(x)        g = P_t Text(w)_end        logit = s f · g / (‖f‖ ‖g‖)
 
 The image tower has the shape of glyphs-vit, the text tower is four causal blocks over words, read
 at the end token. `benchmarks/glyphs/pretrain_clip.py` made it.
@@ -26,7 +26,8 @@ SCALE_LIMIT = math.log(100)
 
 
 class GlyphsCLIP(nn.Module):
-    """Both towers and the temperature; features are unit vectors (·, 128)."""
+    """Both towers and the temperature. Features (·, 128) are not yet of length 1, and names are
+    those of open_clip's models."""
 
     def __init__(self, vocabulary: Sequence[str], image_size: int = 32):
         super().__init__()
@@ -49,11 +50,11 @@ class GlyphsCLIP(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def encode_image(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B d"]:
-        return nn.functional.normalize(self.visual_projection(self.visual(pixels)).float(), dim=-1)
+        return self.visual_projection(self.visual(pixels))
 
     def encode_text(self, tokens: Int64[Tensor, "n L"]) -> Float[Tensor, "n d"]:
         x = self.token_embedding(tokens) + self.positional_embedding
         for block in self.text:
             x = block(x, is_causal=True)
         x = self.text_norm(x)[torch.arange(len(x)), tokens.argmax(-1)]
-        return nn.functional.normalize(self.text_projection(x).float(), dim=-1)
+        return self.text_projection(x)

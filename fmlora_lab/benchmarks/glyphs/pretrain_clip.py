@@ -94,7 +94,8 @@ def zero_shot(model: GlyphsCLIP, characters: Sequence[str], faces: Sequence[str]
     pixels = render(sheet[who, face], PRETRAINING, torch.Generator().manual_seed(1))
     images = [model.encode_image(part.float() / 127.5 - 1) for part in pixels.split(256)]
     texts = model.encode_text(model.words([text_of(character) for character in characters]))
-    return 100 * ((torch.cat(images) @ texts.T).argmax(1) == who).float().mean().item()
+    said = (torch.cat(images) @ F.normalize(texts).T).argmax(1)
+    return 100 * (said == who).float().mean().item()
 
 
 def probes(model: GlyphsCLIP) -> dict[str, float]:
@@ -112,7 +113,8 @@ def loss_of(model: GlyphsCLIP, images: Tensor, texts: Tensor, who: Tensor) -> Te
     """CLIP's loss, both ways; pairs of one character are each other's in equal shares."""
     shares = (who[:, None] == who).float()
     shares /= shares.sum(1, keepdim=True)
-    logits = model.logit_scale.clamp(max=SCALE_LIMIT).exp() * images @ texts.T
+    cosines = F.normalize(images.float()) @ F.normalize(texts.float()).T
+    logits = model.logit_scale.clamp(max=SCALE_LIMIT).exp() * cosines
     return (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
 
 
