@@ -225,7 +225,8 @@ class Mtil(Settings):
 
 
 Benchmark = Annotated[
-    Glyphs | GlyphDomains | GlyphScripts | Folder | Domains | Mtil | Hub, Field(discriminator="name")
+    Glyphs | GlyphDomains | GlyphScripts | Folder | Domains | Mtil | Hub,
+    Field(discriminator="name"),
 ]
 
 

@@ -201,7 +201,9 @@ def glyphs_clip(backbone: Backbone) -> TwoTowers:
     """The small CLIP that ships with the lab."""
     file = backbone.weights or GLYPHS_CLIP
     if file.suffix != ".safetensors":
-        raise BadInput(f"backbone.weights is {file}; glyphs-clip needs a .safetensors file of its own")
+        raise BadInput(
+            f"backbone.weights is {file}; glyphs-clip needs a .safetensors file of its own"
+        )
     state = read_tensors(file)
     with safe_open(file, "pt") as opened:
         vocabulary = (opened.metadata() or {}).get("vocabulary")

@@ -36,9 +36,7 @@ def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def _crop(
-    pixels: Tensor, crop_scale: float, generator: torch.Generator, mirrored: bool
-) -> Tensor:
+def _crop(pixels: Tensor, crop_scale: float, generator: torch.Generator, mirrored: bool) -> Tensor:
     B = len(pixels)
     u = torch.rand(5, B, generator=generator)
     area = crop_scale + (1 - crop_scale) * u[0]

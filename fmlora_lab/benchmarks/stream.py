@@ -172,7 +172,9 @@ def of_domains(
     test and, where it has them, validation.
     """
     tasks, names, start = [], [], 0
-    for index, d in enumerate(arranged(order, [name for name, *_ in domains], order_seed, "domains")):
+    for index, d in enumerate(
+        arranged(order, [name for name, *_ in domains], order_seed, "domains")
+    ):
         title, own, *parts = domains[d]
         shifted = [replace(part, labels=part.labels + start) for part in parts]
         tasks.append(Task(index, title, range(start, start + len(own)), *shifted))

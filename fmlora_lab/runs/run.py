@@ -279,9 +279,7 @@ def _of_texts(
                 **transfer(np.array(matrix, float)),
                 "zero_shot": [100 * right / n for right, n in zip(rights, counts, strict=True)],
             }
-            for task, matrix, rights in zip(
-                ("given", "unknown"), matrices, zero_shot, strict=True
-            )
+            for task, matrix, rights in zip(("given", "unknown"), matrices, zero_shot, strict=True)
         }
     }
 

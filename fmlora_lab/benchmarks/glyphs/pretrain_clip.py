@@ -125,11 +125,13 @@ def pretrain(steps: int, seed: int, out: Path) -> None:
         set_fused_attn(False)
         keep_memory()
     characters = training_characters()
-    vocabulary = sorted({
-        word
-        for text in (*map(text_of, characters), *TRAINING_TEMPLATES)
-        for word in text.replace("{}", "").split()
-    })
+    vocabulary = sorted(
+        {
+            word
+            for text in (*map(text_of, characters), *TRAINING_TEMPLATES)
+            for word in text.replace("{}", "").split()
+        }
+    )
     pairs = Pairs(characters)
     torch.manual_seed(seed)  # initial values come from global state
     model = GlyphsCLIP(vocabulary)

@@ -77,8 +77,8 @@ def named_characters() -> tuple[str, ...]:
         character
         for character, count in sorted(faces.items())
         if count >= ENOUGH
-        and unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo", "Lm", "Nd", "Nl", "No")
-        + ("Sm", "So")
+        and unicodedata.category(character)
+        in ("Lu", "Ll", "Lt", "Lo", "Lm", "Nd", "Nl", "No") + ("Sm", "So")
         and unicodedata.name(character, "")
         and not unicodedata.name(character).startswith(left_out)
     )
@@ -113,6 +113,4 @@ def unseen_words() -> list[str]:
 
 
 def _standing(begin: tuple[str, ...], among: set[str]) -> list[str]:
-    return [
-        c for c in named_characters() if unicodedata.name(c).startswith(begin) and c in among
-    ]
+    return [c for c in named_characters() if unicodedata.name(c).startswith(begin) and c in among]
