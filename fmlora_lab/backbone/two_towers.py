@@ -6,7 +6,7 @@ token. Prompts enter the image tower. The plain state dict keeps the network's o
 """
 
 import hashlib
-import math
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from safetensors import safe_open
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.glyphs_clip import GLYPHS_CLIP, SCALE_LIMIT, GlyphsCLIP
@@ -39,6 +38,10 @@ NAMES = {
 
 class Thirds(nn.Module):
     """A fused qkv as three layers, which may be sites: each with an update of its own."""
+
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -76,6 +79,7 @@ class OpenAttention(nn.Module):
 class TwoTowers(Tower):
     """A network with `encode_image`, `encode_text`, `logit_scale`, and blocks in both towers."""
 
+    network: Any
     reads_text = True
     mean: Tensor
     std: Tensor
@@ -190,9 +194,9 @@ class TwoTowers(Tower):
         state = super().merge()
         for path, plain in self.fused.items():
             for kind in ("weight", "bias"):
-                parts = [state.pop(f"{path}.{third}.{kind}", None) for third in "qkv"]
-                if parts[0] is not None:
-                    state[plain + kind] = torch.cat(parts)
+                parts = [f"{path}.{third}.{kind}" for third in "qkv"]
+                if parts[0] in state:
+                    state[plain + kind] = torch.cat([state.pop(part) for part in parts])
         return state
 
 
@@ -236,21 +240,25 @@ def open_clip_towers(backbone: Backbone) -> TwoTowers:
             f"backbone.name is {backbone.name!r}; give a local file with backbone.weights, or name "
             f"what the hub has as open_clip:{model}/TAG, TAG being one of {some(tags)}"
         )
-    size = {} if backbone.image_size is None else {"force_image_size": backbone.image_size}
-    hub = None if backbone.weights else tag
+    options: dict[str, Any] = {} if backbone.weights else {"pretrained": tag}
+    if backbone.image_size is not None:
+        options["force_image_size"] = backbone.image_size
+    logging.disable(logging.WARNING)  # that weights are random until the file's take their place
     try:
-        network = open_clip.create_model(model, pretrained=hub, load_weights=bool(hub), **size)
+        network: Any = open_clip.create_model(model, load_weights=not backbone.weights, **options)
     except Exception as error:  # open_clip and its hub raise many kinds
         raise BadInput(
             f"backbone.name: {backbone.name} could not be had ({type(error).__name__}: {error}); "
             "give a local file with backbone.weights"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     if backbone.weights is not None:
         _fill(network, read_tensors(backbone.weights), backbone.weights)
     visual: Any = network.visual
     shape = visual.image_size
     with torch.no_grad():
-        tokenize = open_clip.get_tokenizer(model)
+        tokenize: Any = open_clip.get_tokenizer(model)
         width = network.encode_text(tokenize(["."])).shape[1]
     side = shape[0] if isinstance(shape, tuple) else shape
     found = TwoTowers(network, tokenize, width, side, visual.image_mean, visual.image_std)

@@ -15,7 +15,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.sites import Prompts, Site
-from fmlora_lab.backbone.tower import Tower, loader_of, tower
+from fmlora_lab.backbone.tower import TOWERS, Tower, loader_of, tower
 from fmlora_lab.backbone.weights import load_weights
 from fmlora_lab.config import Backbone, BadInput
 
@@ -197,8 +197,9 @@ def timm_vit(backbone: Backbone) -> ViT:
     """A ViT by its timm tag, with the weights of a local file or of timm's hub."""
     if not timm.is_model(backbone.name):
         raise BadInput(
-            f"backbone.name is {backbone.name!r}; allowed: glyphs-vit, glyphs-clip, open_clip:MODEL "
-            "or the full tag of a timm ViT, such as vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+            f"backbone.name is {backbone.name!r}; allowed: {', '.join(sorted(TOWERS))} (as "
+            "open_clip:MODEL), or the full tag of a timm ViT, such as "
+            "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
         )
     with torch.device("meta"):  # what it is, before its weights are made or fetched
         plan = timm.create_model(backbone.name, num_classes=0)

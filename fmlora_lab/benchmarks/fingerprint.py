@@ -66,6 +66,8 @@ def cut_of(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
         benchmark = benchmark.model_copy(update={"order": streams.ordered(benchmark.order)})
     if isinstance(benchmark, Mtil):
         benchmark = benchmark.model_copy(update={"order": mtil.ordered(benchmark.order, names)})
+    if isinstance(benchmark.order, int):
+        raise AssertionError  # an order by number has its names by now
     if benchmark.order != "drawn":
         what = "classes" if classes_are_cut(benchmark) else "domains"
         came = arranged(benchmark.order, names, 0, what)

@@ -11,5 +11,5 @@ from fmlora_lab.heads.drift import Drift
 from fmlora_lab.heads.head import BANKS, TRAINED, Bank, Head, TrainedHead, trained_head
 from fmlora_lab.heads.text import Text
 
-__all__ = ["BANKS", "TRAINED", "Bank", "Banks", "Drift", "Head", "Text", "TrainedHead", "cosine", "lda",
-           "linear", "means", "ridge", "trained_head"]  # fmt: skip
+__all__ = ["BANKS", "TRAINED", "Bank", "Banks", "Drift", "Head", "Text", "TrainedHead", "cosine",
+           "lda", "linear", "means", "ridge", "trained_head"]  # fmt: skip

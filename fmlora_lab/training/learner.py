@@ -11,7 +11,7 @@ from fmlora_lab.backbone.device import compute_type, onto
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Images, Task
 from fmlora_lab.config import BadInput, RunConfig
-from fmlora_lab.heads import TRAINED, Banks, Text, trained_head
+from fmlora_lab.heads import TRAINED, Banks, Text, TrainedHead, trained_head
 from fmlora_lab.heads.banks import some
 from fmlora_lab.methods.method import Batch
 from fmlora_lab.methods.registry import build
@@ -78,7 +78,7 @@ class Learner:
         if model.reads_text:
             self._refuse()
             self.texts = [model.tokens(of_class).to(device) for of_class in texts]
-            self.head = Text(model.width, n_classes).to(device)
+            self.head: Text | TrainedHead = Text(model.width, n_classes).to(device)
         else:
             self.head = trained_head(config.training.head, model.width, n_classes).to(device)
         self.banks = Banks(model.width, n_classes, config.heads).to(device)
@@ -94,8 +94,8 @@ class Learner:
             )
         if head in TRAINED and head != "linear":
             raise BadInput(
-                f"training.head is {head!r}, but {self.config.backbone.name} tells classes by their "
-                "texts; leave the setting out, or name a head that keeps statistics"
+                f"training.head is {head!r}, but {self.config.backbone.name} tells classes by "
+                "their texts; leave the setting out, or name a head that keeps statistics"
             )
 
     def parts(self) -> dict[str, nn.Module]:
@@ -316,7 +316,7 @@ class Learner:
             )
         self.model.set_update(factors, prompts)
         state = self.model.merge()
-        if not self.model.reads_text:
+        if isinstance(self.head, TrainedHead):
             state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}
         tokens = None if prompts is None else prompts.tokens
         return state, None if tokens is None else tokens.clone()

@@ -16,6 +16,7 @@ from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
 from fmlora_lab.config import RunConfig
+from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
@@ -202,7 +203,9 @@ class Trainer:
         else:
             self.at.trained.append(0)
         record = self.method.end_task()
-        self.method.correct_head(learner.head, generator(self.config.seed, "correct", task.index))
+        if isinstance(learner.head, TrainedHead):
+            drawn = generator(self.config.seed, "correct", task.index)
+            self.method.correct_head(learner.head, drawn)
         with self._timed():
             learner.fill_banks(task.train)
         n = len(self.stream.tasks)

@@ -78,7 +78,7 @@ def named_characters() -> tuple[str, ...]:
         for character, count in sorted(faces.items())
         if count >= ENOUGH
         and unicodedata.category(character)
-        in ("Lu", "Ll", "Lt", "Lo", "Lm", "Nd", "Nl", "No") + ("Sm", "So")
+        in ("Lu", "Ll", "Lt", "Lo", "Lm", "Nd", "Nl", "No", "Sm", "So")
         and unicodedata.name(character, "")
         and not unicodedata.name(character).startswith(left_out)
     )

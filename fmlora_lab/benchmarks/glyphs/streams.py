@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fmlora_lab.benchmarks.glyphs.renditions import render
+from fmlora_lab.benchmarks.glyphs.scripts import ORDERS, SCRIPTS
 from fmlora_lab.benchmarks.glyphs.styles import DOMAINS, RENDITION, Style
 from fmlora_lab.benchmarks.glyphs.typefaces import (
     TEST_FACES,
@@ -24,7 +25,6 @@ from fmlora_lab.benchmarks.glyphs.typefaces import (
     VALIDATION_FACES,
     rasters,
 )
-from fmlora_lab.benchmarks.glyphs.scripts import ORDERS, SCRIPTS
 from fmlora_lab.benchmarks.stream import (
     Images,
     Stream,
