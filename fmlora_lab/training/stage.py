@@ -39,7 +39,7 @@ class StageRun:
         self.queries = self.learner.queries(self.images) if fixed else None
         self.batch_size = training.batch_size
         self.steps = math.ceil(len(self.images) / self.batch_size) * stage.epochs
-        if training.iterations is not None:
+        if training.iterations is not None and not self.method.record.one_task:
             self.steps = min(self.steps, training.iterations)
         if training.augment_once:
             self.images = self._augmented(self.images)

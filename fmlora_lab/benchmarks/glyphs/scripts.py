@@ -55,7 +55,8 @@ TRAINING_TEMPLATES = (
 """What `glyphs-clip` was told of a character, one at random each time."""
 
 UNSEEN_SCRIPT = "MATHEMATICAL DOUBLE-STRUCK"
-"""How the names begin of a script of which no character is in the training, and all words are."""
+"""How the names begin of a script of which no character is in the training, but all words that tell
+its characters apart."""
 UNSEEN_WORDS = ("GEORGIAN", "ARMENIAN")
 """How the names begin of scripts whose words are in no training name."""
 
