@@ -40,8 +40,13 @@ class Tower(nn.Module):
 
     @property
     def width(self) -> int:
-        """d, of a token and of the features."""
+        """d, of the features."""
         raise NotImplementedError
+
+    @property
+    def token_width(self) -> int:
+        """Of a token between blocks, and so of a prompt's; d but where features are projected."""
+        return self.width
 
     @property
     def image_size(self) -> int:

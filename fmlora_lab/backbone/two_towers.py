@@ -117,6 +117,12 @@ class TwoTowers(Tower):
         return self._width
 
     @property
+    def token_width(self) -> int:
+        name = self.blocks["image"][0]
+        known = NAMES[type(self.network.get_submodule(name)).__name__]["mlp.fc1"]
+        return self.network.get_submodule(f"{name}.{known}").in_features
+
+    @property
     def image_size(self) -> int:
         return self._image_size
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from small_clip import numbers, small_clip, towers
 
 from fmlora_lab.backbone.glyphs_clip import GlyphsCLIP
 from fmlora_lab.backbone.sites import Prompts
-from fmlora_lab.backbone.two_towers import TwoTowers
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.backbone.words import PAD, START, UNKNOWN, Words
 from fmlora_lab.config import Backbone, BadInput
@@ -27,48 +27,7 @@ SIX = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
 RELEASED = json.loads((Path(__file__).parent / "dac.json").read_text("utf-8"))
 
 
-def numbers(name: str, shape) -> torch.Tensor:
-    draw = np.random.default_rng(zlib.crc32(name.encode()))
-    return torch.from_numpy(draw.standard_normal(tuple(shape)))
-
-
-@pytest.fixture
-def small_clip():
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: [clip]")
-
-    def make(layers: int = 2, side: int = 32, patch: int = 8, vocabulary: int = 100, context=8):
-        model = open_clip.model
-        net = model.CLIP(
-            8,
-            model.CLIPVisionCfg(
-                layers=layers, width=64, head_width=64, patch_size=patch, image_size=side
-            ),
-            model.CLIPTextCfg(
-                context_length=context, vocab_size=vocabulary, width=64, heads=1, layers=layers
-            ),
-            quick_gelu=True,
-        )
-        state = net.state_dict()
-        for name, tensor in state.items():
-            x = numbers(name, tensor.shape)
-            if name == "logit_scale":
-                x = torch.tensor(np.log(20.0))
-            elif tensor.ndim > 1:
-                x = x / tensor.shape[-1] ** 0.5
-            else:
-                x = 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
-            state[name] = x
-        net.load_state_dict(state)
-        return net.eval()
-
-    return make
-
-
-def towers(net, side: int = 32) -> TwoTowers:
-    return TwoTowers(net, lambda texts: torch.zeros(len(texts), 8), 8, side)
-
-
-def test_logits_are_open_clips_own_adapted_or_not(small_clip):
+def test_logits_are_open_clips_own_adapted_or_not():
     net = small_clip()
     x, tokens = numbers("x", (3, 3, 32, 32)).float(), torch.tensor([[98, 3, 99, 0, 0, 0, 0, 0]] * 2)
     tokens[1, 1] = 7
@@ -87,7 +46,7 @@ def test_logits_are_open_clips_own_adapted_or_not(small_clip):
     assert all(torch.equal(merged[name], again[name]) for name in names)
 
 
-def test_an_update_is_in_the_merged_weights_under_open_clips_names(small_clip):
+def test_an_update_is_in_the_merged_weights_under_open_clips_names():
     model = towers(small_clip())
     method = build(Rank1PoolSettings(layers=SIX), model).eval()
     for n, (U, V) in enumerate(zip(method.U, method.V, strict=True)):
@@ -104,7 +63,7 @@ def test_an_update_is_in_the_merged_weights_under_open_clips_names(small_clip):
 
 
 @pytest.mark.parametrize("layers", [("attn.q", "attn.v"), ("mlp.fc2",), ("attn.qkv", "attn.proj")])
-def test_layers_and_blocks_are_those_asked_for_in_both_towers(small_clip, layers):
+def test_layers_and_blocks_are_those_asked_for_in_both_towers(layers):
     sites = towers(small_clip()).adapt(layers, [1])
     each = sum(3 if layer == "attn.qkv" else 1 for layer in layers)
     assert len(sites) == 2 * each
@@ -112,12 +71,12 @@ def test_layers_and_blocks_are_those_asked_for_in_both_towers(small_clip, layers
     assert [site.name.startswith("visual.") for site in sites] == [True] * each + [False] * each
 
 
-def test_a_block_that_there_is_not_is_named(small_clip):
+def test_a_block_that_there_is_not_is_named():
     with pytest.raises(BadInput, match=r"method.blocks has 2, but the towers have blocks 0 to 1"):
         towers(small_clip()).adapt(SIX, [2])
 
 
-def test_prompts_enter_the_image_tower_alone_and_prefixes_nowhere(small_clip):
+def test_prompts_enter_the_image_tower_alone_and_prefixes_nowhere():
     model = towers(small_clip())
     x, tokens = numbers("x", (2, 3, 32, 32)).float(), torch.tensor([[98, 3, 99, 0, 0, 0, 0, 0]])
     with torch.no_grad():
@@ -143,7 +102,7 @@ def test_a_published_clip_has_the_published_number_of_trained_numbers():
     assert method.trained() == 4_978_368
 
 
-def test_the_pool_in_both_towers_is_the_released_codes(small_clip, float64):
+def test_the_pool_in_both_towers_is_the_released_codes(float64):
     model = towers(small_clip(12, 224, 16, 49408, 77).double(), 224)
     method = build(Rank1PoolSettings(layers=SIX), model).double().train()
     paths = [
@@ -195,7 +154,7 @@ def test_the_pool_in_both_towers_is_the_released_codes(small_clip, float64):
         assert dense.square().sum().item() == pytest.approx(squares, rel=1e-9)
 
 
-def test_the_loss_of_pairs_is_clips_both_ways(small_clip):
+def test_the_loss_of_pairs_is_clips_both_ways():
     """With labels as shares (B, B): the mean of both cross-entropies, by hand."""
     method = build(Rank1PoolSettings(), towers(small_clip()))
     logits = numbers("logits", (4, 4))

@@ -65,7 +65,9 @@ def test_its_name_is_known_without_loading_and_changes_with_its_files(root):
     before = known(Mtil(data=root), 8, 0)
     assert before.fingerprint == load(Mtil(data=root), 8, 0, 0).fingerprint
     assert before.names == ("caltech101", "dtd", "food", "own")
-    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(root / "own" / "test" / "thing" / "9.png")
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(
+        root / "own" / "test" / "thing" / "9.png"
+    )
     assert known(Mtil(data=root), 8, 0).fingerprint != before.fingerprint
 
 

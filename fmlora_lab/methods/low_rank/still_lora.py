@@ -16,7 +16,8 @@ FM-LoRA trains a task. D is over images and dimensions, whatever the head. As ea
 merged into the weight, f₀ is the network without the present update: a forward pass more in each
 step, none at inference. The first task has nothing to keep, but of two towers: they know classes
 that no task has brought. There this is distillation to the model before each task on its own
-images, the lab's stand-in for ZSCL's on images from elsewhere (Zheng et al. 2023, arXiv 2303.06628).
+images, the lab's stand-in for ZSCL's, which is on images from elsewhere (Zheng et al. 2023, arXiv
+2303.06628).
 """
 
 from typing import Literal
