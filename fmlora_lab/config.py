@@ -93,6 +93,14 @@ def _order(value: Any) -> str | tuple[str | int, ...]:
     raise ValueError("allowed: drawn, natural, a published order, a list of names, or a file")
 
 
+def _domain_order(value: Any) -> int | str | tuple[str | int, ...]:
+    if type(value) is int or str(value) in ("1", "2"):
+        if int(value) in (1, 2):
+            return int(value)
+        raise ValueError("allowed: 1, 2, drawn, natural, a list of names, or a file")
+    return _order(value)
+
+
 Tasks = Annotated[int | str | tuple[int, ...], BeforeValidator(_tasks)]
 Order = Annotated[str | tuple[str | int, ...], BeforeValidator(_order)]
 
@@ -179,14 +187,56 @@ class Hub(Settings):
     """At most this many test images a class (and domain)."""
 
 
-Benchmark = Annotated[Glyphs | GlyphDomains | Folder | Domains | Hub, Field(discriminator="name")]
+DomainOrder = Annotated[int | str | tuple[str | int, ...], BeforeValidator(_domain_order)]
+
+
+class GlyphScripts(Settings):
+    """The embedded stream of a model of two towers: six scripts, each with characters of its own
+    whose texts are their Unicode names."""
+
+    name: Literal["glyph-scripts"] = "glyph-scripts"
+    order: DomainOrder = 1
+    """Of the scripts: 1 or 2, drawn by `order_seed`, natural, a list, or a file."""
+    train_images: int = Field(default=16, ge=1)
+    """Training images a class."""
+    test_images: int = Field(default=12, ge=1)
+    """Test images a class, drawn from a family of typefaces that training never sees."""
+    task: Literal["given", "unknown"] = "unknown"
+    """Whether a test image is told apart from its own script's classes, or from all scripts'. Runs
+    measure both; this says which one Transfer, Average and Last are of."""
+
+
+class Mtil(Settings):
+    """Data sets one after another: `<data>/<dataset>/{train,test}/<class>/*`, each with classes and
+    texts of its own. MTIL with the task given, X-TAIL with it unknown."""
+
+    name: Literal["mtil"] = "mtil"
+    data: Path
+    """The folder that holds the data sets."""
+    order: DomainOrder = 1
+    """Of the data sets: 1 (alphabetical) or 2, as published; drawn, natural, a list, or a file."""
+    train_images: int | None = Field(default=5, ge=1)
+    """Training images a class, drawn with `data_seed`; null for all."""
+    test_images: int | None = Field(default=None, ge=1)
+    """At most this many test images a class."""
+    task: Literal["given", "unknown"] = "given"
+    """Whether a test image is told apart from its own data set's classes, or from all. Runs measure
+    both; this says which one Transfer, Average and Last are of."""
+
+
+Benchmark = Annotated[
+    Glyphs | GlyphDomains | GlyphScripts | Folder | Domains | Mtil | Hub,
+    Field(discriminator="name"),
+]
 
 
 class Backbone(Settings):
-    """The pre-trained ViT that every method adapts."""
+    """The pre-trained network that every method adapts."""
 
     name: str = "glyphs-vit"
-    """`glyphs-vit`, which ships with the lab, or the full tag of a timm ViT."""
+    """`glyphs-vit` or, with a text tower, `glyphs-clip`, which ship with the lab; the full tag of a
+    timm ViT; or a model of open_clip as `open_clip:MODEL`, with the hub's weights
+    `open_clip:MODEL/TAG`."""
     weights: Path | None = None
     """A local weight file, safetensors, PyTorch's or JAX's, in names that are known (docs/data.md);
     else `glyphs-vit`'s own or timm's hub."""
@@ -200,15 +250,20 @@ class Training(Settings):
 
     epochs: int = Field(default=6, ge=1)
     """Epochs a task."""
+    iterations: int | None = Field(default=None, ge=1)
+    """Steps a task, in the place of epochs, of which there are then as many as these need."""
     batch_size: int = Field(default=64, ge=1)
     lr_head: float = Field(default=3e-3, gt=0)
     """Learning rate of the classifier's rows."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay; never on prompts, selector weights and biases."""
-    augmentation: Literal["none", "shift", "crop-flip"] = "shift"
-    """`shift`: up to a sixteenth of the side; `crop-flip`: RandomResizedCrop and mirror."""
+    augmentation: Literal["none", "shift", "crop-flip", "crop"] = "shift"
+    """`shift`: up to a sixteenth of the side; `crop`: RandomResizedCrop; `crop-flip`: that and
+    mirror."""
     crop_scale: float = Field(default=0.08, gt=0, le=1)
-    """Smallest share of the area that `crop-flip` keeps."""
+    """Smallest share of the area that a crop keeps."""
+    augment_once: bool = False
+    """Every image is augmented once and stays so in all epochs, as few-shot protocols have it."""
     head: str = "linear"
     """The head that ranks this run: a trained one (`linear`, `cosine`) or one that keeps
     statistics of the classes (`means`, `lda`, `ridge`, and each `-carried`), beside which `linear`
@@ -305,7 +360,8 @@ class RunConfig(Settings):
         fields = self.model_dump(mode="json", exclude_defaults=True)
         for part in ("benchmark", "method"):
             fields.setdefault(part, {})["name"] = getattr(self, part).name
-        fields["benchmark"].pop("data", None)
+        for field in ("data", "task"):  # where it lies, and which of two measures is looked at
+            fields["benchmark"].pop(field, None)
         fields.setdefault("backbone", {}).pop("weights", None)
         return {"format": FORMAT, **fields, "data": data, "weights": weights}
 

@@ -72,7 +72,10 @@ def test_settings_of_a_part_can_be_given_together_and_leave_the_others():
     ("arguments", "allowed"),
     [
         ({"method": "ewc"}, ", ".join(sorted(METHODS))),
-        ({"benchmark": "mnist"}, "domains, folder, glyph-domains, glyphs"),
+        (
+            {"benchmark": "mnist"},
+            "domains, folder, glyph-domains, glyph-scripts, glyphs, hub, mtil",
+        ),
         ({"profile": "huge"}, "cifar100-tiny, demo, paper, smoke"),
         ({"method": ["lora"]}, "method is .*; allowed: one name"),
         ({"benchmark": ["glyphs"]}, "benchmark is .*; allowed: one name"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
@@ -20,10 +20,15 @@ from fmlora_lab.config import Backbone
 class Tower(nn.Module):
     """A frozen network whose sites and prompts a method sets before each forward pass.
 
-    A subclass says `width`, `image_size`, `adapt`, `pixels_in` and `features`; where it takes no
-    prompts, `set_prompts` should refuse them. `fingerprint` is the hash of the weights that the
-    network was loaded with.
+    A subclass says `width`, `image_size`, `adapt`, `pixels_in` and `features`, and where prompts
+    enter (`prompts_enter`); where it takes no prefixes, `set_prompts` should refuse them.
+    `fingerprint` is the hash of the weights that the network was loaded with.
+
+    One that `reads_text` says `tokens`, `text_features` and `scale` too: its classes are told by
+    their texts instead of by a head that is trained.
     """
+
+    reads_text = False
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -31,11 +36,17 @@ class Tower(nn.Module):
         self.fingerprint = ""
         self.sites: list[Site] = []
         self.prompts: Prompts | None = None
+        self.prompt_outputs: Tensor | None = None
 
     @property
     def width(self) -> int:
-        """d, of a token and of the features."""
+        """d, of the features."""
         raise NotImplementedError
+
+    @property
+    def token_width(self) -> int:
+        """Of a token between blocks, and so of a prompt's; d but where features are projected."""
+        return self.width
 
     @property
     def image_size(self) -> int:
@@ -59,8 +70,46 @@ class Tower(nn.Module):
         """What a classifier would read, with the update and the prompts that are set; float32."""
         raise NotImplementedError
 
+    def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "n L"]:
+        """Texts as the text tower takes them."""
+        raise NotImplementedError
+
+    def text_features(self, tokens: Int64[Tensor, "n L"]) -> Float[Tensor, "n d"]:
+        """Of texts, unit vectors as those of images are, with the update that is set; float32."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """By which cosines of images and texts are multiplied: the learned 1/temperature."""
+        raise NotImplementedError
+
     def use_fused_attention(self, fused: bool) -> None:
         """Choose the attention kernel, where there is a choice."""
+
+    def prompts_enter(self, first: nn.Module, last: nn.Module, at: int) -> None:
+        """Have the prompts' tokens enter before the block `first` as tokens `at` and following, and
+        leave after the block `last`."""
+        self.prompts_at = at
+        first.register_forward_pre_hook(self._insert_prompts)
+        last.register_forward_hook(self._remove_prompts)
+
+    # z_0 = [CLS ; P ; registers ; patches], after the position embedding: docs/method.md,
+    # section 4.
+    def _insert_prompts(self, block: nn.Module, args: tuple) -> tuple | None:
+        if self.prompts is None or self.prompts.tokens is None:
+            return None
+        x, *rest = args
+        P = self.prompts.tokens.to(x.dtype).expand(len(x), -1, -1)
+        at = self.prompts_at
+        return (torch.cat([x[:, :at], P, x[:, at:]], dim=1), *rest)
+
+    # Taken out again after the last block, so that pooling and shapes are those of the network.
+    def _remove_prompts(self, block: nn.Module, args: tuple, x: Tensor) -> Tensor:
+        if self.prompts is None or self.prompts.tokens is None:
+            return x
+        at, end = self.prompts_at, self.prompts_at + self.prompts.tokens.shape[-2]
+        self.prompt_outputs = x[:, at:end]
+        return torch.cat([x[:, :at], x[:, end:]], dim=1)
 
     def set_prompts(self, prompts: Prompts | None) -> None:
         """Give the input its tokens, and the blocks' attention its prefixes."""
@@ -112,7 +161,8 @@ class Loader(NamedTuple):
 
 
 TOWERS: dict[str, Loader] = {}
-"""Backbones by `backbone.name`; any other name is the tag of a timm ViT."""
+"""Backbones by `backbone.name`, or by what stands before its colon; any other name is the tag of a
+timm ViT."""
 
 
 def tower(name: str, weights: Path | None = None) -> Callable:
@@ -125,8 +175,12 @@ def tower(name: str, weights: Path | None = None) -> Callable:
     return enter
 
 
+def loader_of(backbone: Backbone) -> Loader | None:
+    """Who loads it, None of timm's."""
+    return TOWERS.get(backbone.name.partition(":")[0])
+
+
 def weight_file(backbone: Backbone) -> Path | None:
-    """The weight file of a configured backbone, None where it comes from timm's hub."""
-    if backbone.weights is not None or backbone.name not in TOWERS:
-        return backbone.weights
-    return TOWERS[backbone.name].weights
+    """The weight file of a configured backbone, None where it comes from a hub."""
+    loader = loader_of(backbone)
+    return backbone.weights if loader is None or backbone.weights else loader.weights

@@ -15,7 +15,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.sites import Prompts, Site
-from fmlora_lab.backbone.tower import TOWERS, Tower, tower
+from fmlora_lab.backbone.tower import TOWERS, Tower, loader_of, tower
 from fmlora_lab.backbone.weights import load_weights
 from fmlora_lab.config import Backbone, BadInput
 
@@ -60,13 +60,11 @@ class ViT(Tower):
         """BadInput for blocks that cannot be adapted."""
         check_blocks(vit)
         super().__init__(vit)
-        self.prompt_outputs: Tensor | None = None
         cfg = getattr(vit, "pretrained_cfg", {})  # timm's; the lab's own ViT goes by the defaults
         for name in ("mean", "std"):
             value = torch.tensor(cfg.get(name, (0.5, 0.5, 0.5))).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
-        vit.blocks[0].register_forward_pre_hook(self._insert_prompts)
-        vit.blocks[-1].register_forward_hook(self._remove_prompts)
+        self.prompts_enter(vit.blocks[0], vit.blocks[-1], 0 if vit.cls_token is None else 1)
 
     @property
     def width(self) -> int:
@@ -145,25 +143,6 @@ class ViT(Tower):
         """Of the blocks, in their order: timm's own or one of its variants."""
         return [block.attn for block in self.network.blocks]
 
-    # z_0 = [CLS ; P ; registers ; patches], after the position embedding: docs/method.md,
-    # section 4.
-    def _insert_prompts(self, block: nn.Module, args: tuple) -> tuple | None:
-        if self.prompts is None or self.prompts.tokens is None:
-            return None
-        x, *rest = args
-        at = 0 if self.network.cls_token is None else 1
-        P = self.prompts.tokens.to(x.dtype).expand(len(x), -1, -1)
-        return (torch.cat([x[:, :at], P, x[:, at:]], dim=1), *rest)
-
-    # Taken out again after the last block, so that pooling and shapes are those of plain timm.
-    def _remove_prompts(self, block: nn.Module, args: tuple, x: Tensor) -> Tensor:
-        if self.prompts is None or self.prompts.tokens is None:
-            return x
-        at = 0 if self.network.cls_token is None else 1
-        end = at + self.prompts.tokens.shape[-2]
-        self.prompt_outputs = x[:, at:end]
-        return torch.cat([x[:, :at], x[:, end:]], dim=1)
-
 
 def check_blocks(vit: VisionTransformer, name: str = "this ViT") -> None:
     """BadInput for a block that lacks one of `LAYERS`: blocks of several branches, a gated MLP
@@ -195,9 +174,8 @@ def check_size(vit: VisionTransformer, backbone: Backbone) -> None:
 
 def load_tower(backbone: Backbone) -> Tower:
     """The configured backbone, frozen, with its weights. BadInput if it cannot be had."""
-    if backbone.name in TOWERS:
-        return TOWERS[backbone.name].load(backbone)
-    return timm_vit(backbone)
+    loader = loader_of(backbone)
+    return timm_vit(backbone) if loader is None else loader.load(backbone)
 
 
 @tower("glyphs-vit", weights=GLYPHS_VIT)
@@ -219,8 +197,9 @@ def timm_vit(backbone: Backbone) -> ViT:
     """A ViT by its timm tag, with the weights of a local file or of timm's hub."""
     if not timm.is_model(backbone.name):
         raise BadInput(
-            f"backbone.name is {backbone.name!r}; allowed: glyphs-vit or the full tag of a timm "
-            "ViT, such as vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+            f"backbone.name is {backbone.name!r}; allowed: {', '.join(sorted(TOWERS))} (as "
+            "open_clip:MODEL), or the full tag of a timm ViT, such as "
+            "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
         )
     with torch.device("meta"):  # what it is, before its weights are made or fetched
         plan = timm.create_model(backbone.name, num_classes=0)

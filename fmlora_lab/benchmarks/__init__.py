@@ -8,9 +8,14 @@ from fmlora_lab.benchmarks.fingerprint import (
     known,
     select,
 )
-from fmlora_lab.benchmarks.glyphs.streams import load_glyph_domains, load_glyphs
+from fmlora_lab.benchmarks.glyphs.streams import (
+    load_glyph_domains,
+    load_glyph_scripts,
+    load_glyphs,
+)
+from fmlora_lab.benchmarks.mtil import load_mtil
 from fmlora_lab.benchmarks.stream import Stream
-from fmlora_lab.config import Benchmark, GlyphDomains, Glyphs, Hub
+from fmlora_lab.config import Benchmark, GlyphDomains, Glyphs, GlyphScripts, Hub, Mtil
 
 __all__ = ["Known", "check_stream", "classes_are_cut", "cut_of", "known", "load", "select"]
 
@@ -31,6 +36,10 @@ def load(
         return load_glyphs(benchmark, order_seed, data_seed)
     if isinstance(benchmark, GlyphDomains):
         return load_glyph_domains(benchmark, order_seed, data_seed)
+    if isinstance(benchmark, GlyphScripts):
+        return load_glyph_scripts(benchmark, order_seed, data_seed)
+    if isinstance(benchmark, Mtil):
+        return load_mtil(benchmark, image_size, order_seed, data_seed)
     name = benchmark.dataset if isinstance(benchmark, Hub) else benchmark.name
     selection = select(benchmark, data_seed, with_validation)
     tasks = benchmark.tasks if classes_are_cut(benchmark) else None

@@ -13,13 +13,14 @@ from fmlora_lab.backbone.device import onto
 def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Generator) -> Tensor:
     """Augment uint8 images (B, 3, H, W); the result is uint8 of the same shape.
 
-    `none`; `shift`: up to a sixteenth of the side in x and y, edges repeated; `crop-flip`: a random
-    crop of at least `crop_scale` of the area (aspect 3/4 to 4/3), resized, mirrored half the time.
+    `none`; `shift`: up to a sixteenth of the side in x and y, edges repeated; `crop`: a random crop
+    of at least `crop_scale` of the area (aspect 3/4 to 4/3), resized; `crop-flip`: that, mirrored
+    half the time.
     """
     if kind == "shift":
         return _shift(pixels, generator)
-    if kind == "crop-flip":
-        return _crop_flip(pixels, crop_scale, generator)
+    if kind in ("crop", "crop-flip"):
+        return _crop(pixels, crop_scale, generator, mirrored=kind == "crop-flip")
     return pixels
 
 
@@ -35,13 +36,13 @@ def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def _crop_flip(pixels: Tensor, crop_scale: float, generator: torch.Generator) -> Tensor:
+def _crop(pixels: Tensor, crop_scale: float, generator: torch.Generator, mirrored: bool) -> Tensor:
     B = len(pixels)
     u = torch.rand(5, B, generator=generator)
     area = crop_scale + (1 - crop_scale) * u[0]
     aspect = torch.exp((2 * u[1] - 1) * torch.log(torch.tensor(4 / 3)))
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    mirror = torch.where(u[4] < 0.5, -1.0, 1.0)
+    mirror = torch.where(u[4] < 0.5 * mirrored, -1.0, 1.0)
     theta = torch.zeros(B, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
     theta[:, 0, 2], theta[:, 1, 2] = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height)

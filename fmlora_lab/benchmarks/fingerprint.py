@@ -8,12 +8,22 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
+from fmlora_lab.benchmarks import mtil
 from fmlora_lab.benchmarks.cut import arranged, shortest, sizes
 from fmlora_lab.benchmarks.folders import Selection, select_files
 from fmlora_lab.benchmarks.glyphs import streams
 from fmlora_lab.benchmarks.hub import select_hub
 from fmlora_lab.benchmarks.stream import Stream
-from fmlora_lab.config import Benchmark, Domains, Folder, GlyphDomains, Glyphs, Hub
+from fmlora_lab.config import (
+    Benchmark,
+    Domains,
+    Folder,
+    GlyphDomains,
+    Glyphs,
+    GlyphScripts,
+    Hub,
+    Mtil,
+)
 
 
 class Known(NamedTuple):
@@ -33,9 +43,12 @@ def known(
     benchmark: Benchmark, image_size: int, data_seed: int, with_validation: bool = False
 ) -> Known:
     """What `load` would give; only images that were never read are read. BadInput as `load`."""
-    if isinstance(benchmark, Glyphs | GlyphDomains):
-        names = streams.CHARACTERS if isinstance(benchmark, Glyphs) else streams.DOMAINS
-        found = Known(streams.fingerprint(benchmark, data_seed), tuple(names))
+    if isinstance(benchmark, Glyphs | GlyphDomains | GlyphScripts):
+        names = {"glyphs": streams.CHARACTERS, "glyph-domains": streams.DOMAINS}
+        found = Known(
+            streams.fingerprint(benchmark, data_seed),
+            tuple(names.get(benchmark.name, streams.SCRIPTS)),
+        )
     else:
         found = _of_files(benchmark, image_size, data_seed, with_validation)
     cut_of(benchmark, found.names)  # refuses what does not come out
@@ -49,6 +62,12 @@ def cut_of(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
     plain = {}
     if classes_are_cut(benchmark):
         plain["tasks"] = shortest(sizes(benchmark.tasks, len(names)))
+    if isinstance(benchmark, GlyphScripts):
+        benchmark = benchmark.model_copy(update={"order": streams.ordered(benchmark.order)})
+    if isinstance(benchmark, Mtil):
+        benchmark = benchmark.model_copy(update={"order": mtil.ordered(benchmark.order, names)})
+    if isinstance(benchmark.order, int):
+        raise AssertionError  # an order by number has its names by now
     if benchmark.order != "drawn":
         what = "classes" if classes_are_cut(benchmark) else "domains"
         came = arranged(benchmark.order, names, 0, what)
@@ -74,14 +93,21 @@ def classes_are_cut(benchmark: Benchmark) -> TypeGuard[Glyphs | Folder | Hub]:
 
 
 def _of_files(
-    benchmark: Folder | Domains | Hub, image_size: int, data_seed: int, with_validation: bool
+    benchmark: Folder | Domains | Mtil | Hub, image_size: int, data_seed: int, with_validation: bool
 ) -> Known:
     asked = _key(benchmark, image_size, data_seed, with_validation)
     if asked in _asked and all(_modified(f) == at for f, at in _asked[asked][0]):
         return _asked[asked][1]
-    selection = select(benchmark, data_seed, with_validation)
-    watched = [(place, _modified(place)) for place in selection.watched()]
-    found = Known(selection.fingerprint(image_size), ordered(benchmark, selection))
+    if isinstance(benchmark, Mtil):
+        chosen = mtil.select_mtil(benchmark, data_seed)
+        places = mtil.watched(chosen, benchmark.data)
+        marks = [selection.fingerprint(image_size) for selection in chosen.values()]
+        found = Known(mtil.joined(marks), tuple(chosen))
+    else:
+        selection = select(benchmark, data_seed, with_validation)
+        places = selection.watched()
+        found = Known(selection.fingerprint(image_size), ordered(benchmark, selection))
+    watched = [(place, _modified(place)) for place in places]
     _asked[asked] = watched, found
     return found
 

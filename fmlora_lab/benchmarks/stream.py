@@ -1,7 +1,8 @@
 """A benchmark is labelled images cut into a stream of tasks; this file is the cutting."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from fmlora_lab.benchmarks.cut import arranged, sizes
 from fmlora_lab.config import BadInput, some
+
+TEMPLATES = ("a photo of a {}.",)
+"""What is said of a class where nothing else is known of it."""
 
 Scenario = Literal["class-incremental", "domain-incremental"]
 
@@ -79,13 +83,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Stream:
-    """Tasks in order. `class_names[k]` names label k; labels count in the order of arrival."""
+    """Tasks in order. `class_names[k]` names label k; labels count in the order of arrival.
+
+    `templates` are of each task, for a model that reads texts: sentences with {} for a class.
+    """
 
     name: str
     scenario: Scenario
     class_names: tuple[str, ...]
     tasks: tuple[Task, ...]
     fingerprint: str
+    templates: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """Of each class: its name in every template of the task that brings it first."""
+        found: dict[int, list[str]] = {}
+        for task in self.tasks:
+            templates = self.templates[task.index] if self.templates else TEMPLATES
+            for k in task.classes:
+                said = spoken(self.class_names[k])
+                found.setdefault(k, [template.format(said) for template in templates])
+        return [found[k] for k in range(len(self.class_names))]
 
 
 def class_incremental(
@@ -137,6 +156,41 @@ def domain_incremental(
         Task(index, domains[d][0], classes, *domains[d][1:]) for index, d in enumerate(came)
     )
     return Stream(name, "domain-incremental", tuple(class_names), tasks, fingerprint)
+
+
+def of_domains(
+    name: str,
+    domains: Sequence[tuple[str, Sequence[str], *tuple[Images, ...]]],
+    order_seed: int,
+    fingerprint: str,
+    order: str | Sequence[str | int],
+    templates: Mapping[str, tuple[str, ...]],
+) -> Stream:
+    """One task a domain, each with classes of its own, the domains in an `order` (`cut.py`).
+
+    A domain is its name, its classes' names, and images labelled by position in these: training,
+    test and, where it has them, validation.
+    """
+    tasks, names, start = [], [], 0
+    for index, d in enumerate(
+        arranged(order, [name for name, *_ in domains], order_seed, "domains")
+    ):
+        title, own, *parts = domains[d]
+        shifted = [replace(part, labels=part.labels + start) for part in parts]
+        tasks.append(Task(index, title, range(start, start + len(own)), *shifted))
+        names += [f"{title}/{one}" for one in own]
+        start += len(own)
+    said = tuple(templates.get(task.name, TEMPLATES) for task in tasks)
+    return Stream(name, "class-incremental", tuple(names), tuple(tasks), fingerprint, said)
+
+
+def spoken(class_name: str) -> str:
+    """A class's name as a text has it: without its domain, underscores as spaces; of a character
+    its Unicode name."""
+    name = class_name.rpartition("/")[2] or class_name
+    if len(name) == 1:
+        return unicodedata.name(name, name).lower()
+    return name.replace("_", " ")
 
 
 def content_fingerprint(*parts: Images | str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fmlora_lab.backbone.device import has_bfloat16, pick_device
+from fmlora_lab.backbone.glyphs_clip import GLYPHS_CLIP
 from fmlora_lab.backbone.vit import GLYPHS_VIT
 from fmlora_lab.files import cache_dir
 from fmlora_lab.methods.registry import METHODS
@@ -28,9 +29,10 @@ def report(runs_dir: Path | None = None) -> str:
     lines = [f"Python      {platform.python_version()}", *map(_package, PACKAGES)]
     lines += [
         f"device      {device.type}: {name}, {torch.get_num_threads()} threads, {bfloat16}",
-        "benchmarks  glyphs, glyph-domains: embedded; folder, domains: your images (--data ROOT)",
-        f"backbones   glyphs-vit: {'found' if GLYPHS_VIT.is_file() else 'missing: reinstall'}; "
-        "any timm ViT: from timm's hub, or a local file (--weights FILE)",
+        "benchmarks  glyphs, glyph-domains, glyph-scripts: embedded; folder, domains, mtil: your "
+        "images (--data ROOT)",
+        f"backbones   glyphs-vit: {_there(GLYPHS_VIT)}, glyphs-clip: {_there(GLYPHS_CLIP)}; "
+        "any timm ViT, any CLIP of open_clip: from its hub, or a local file (--weights FILE)",
         f"methods     {', '.join(sorted(METHODS))}",
     ]
     lines += [f"profile     {p}: {_tuned(p)}" for p in profiles()]
@@ -41,6 +43,10 @@ def report(runs_dir: Path | None = None) -> str:
     data = os.environ.get("FMLORA_TEST_DATA")
     lines.append(f"test data   {data or 'not set: tests on real images skip (FMLORA_TEST_DATA)'}")
     return "\n".join(lines)
+
+
+def _there(file: Path) -> str:
+    return "found" if file.is_file() else "missing: reinstall"
 
 
 def _package(name: str) -> str:

@@ -12,13 +12,19 @@ from fmlora_lab import progress
 RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
 ]
-BenchmarkName = Annotated[str, typer.Option(help="glyphs, glyph-domains, folder, domains or hub.")]
+BenchmarkName = Annotated[
+    str,
+    typer.Option(help="glyphs, glyph-domains, glyph-scripts, folder, domains, mtil or hub."),
+]
 Data = Annotated[Path | None, typer.Option(help="Root of one's own images, or a .csv of them.")]
 Tasks = Annotated[
     str | None, typer.Option(help="Number of tasks, B50-Inc10, or a list: '[5,1,1]'.")
 ]
 ProfileName = Annotated[str, typer.Option(help="A profile by name.")]
-BackboneTag = Annotated[str | None, typer.Option(help="glyphs-vit or a timm ViT's tag.")]
+BackboneTag = Annotated[
+    str | None,
+    typer.Option(help="glyphs-vit, glyphs-clip, a timm ViT's tag, or open_clip:MODEL."),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="A local weight file: safetensors, .pth, .pt, .bin, .ckpt or JAX's .npz."),

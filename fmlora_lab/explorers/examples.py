@@ -14,6 +14,7 @@ from fmlora_lab.analysis.collision import collision_rates
 from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable
+from fmlora_lab.heads import TrainedHead
 from fmlora_lab.methods.fm_lora.fm_lora import FMLoRA
 from fmlora_lab.runs.run import restore, stream_of_run
 from fmlora_lab.runs.stored import Run
@@ -51,7 +52,7 @@ def truncated(run: Run) -> dict[str, Any]:
     learner, config = restore(run), RunConfig.model_validate(run.config)
     stream = stream_of_run(config, learner.model.image_size)
     method, records = learner.method, [run.task(t) for t in range(run.result["task_files"])]
-    assert isinstance(method, FMLoRA)
+    assert isinstance(method, FMLoRA) and isinstance(learner.head, TrainedHead)
     chosen = [int(record["rank"].max()) for record in records]
     ranks = sorted({0, 1, *chosen, *(int(r) for r in records[0]["candidates"])})
     ranks = [k for k in ranks if k <= max(chosen)]

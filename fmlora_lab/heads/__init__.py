@@ -9,6 +9,7 @@ from fmlora_lab.heads import cosine, lda, linear, means, ridge
 from fmlora_lab.heads.banks import Banks
 from fmlora_lab.heads.drift import Drift
 from fmlora_lab.heads.head import BANKS, TRAINED, Bank, Head, TrainedHead, trained_head
+from fmlora_lab.heads.text import Text
 
-__all__ = ["BANKS", "TRAINED", "Bank", "Banks", "Drift", "Head", "TrainedHead", "cosine", "lda",
-           "linear", "means", "ridge", "trained_head"]  # fmt: skip
+__all__ = ["BANKS", "TRAINED", "Bank", "Banks", "Drift", "Head", "Text", "TrainedHead", "cosine",
+           "lda", "linear", "means", "ridge", "trained_head"]  # fmt: skip

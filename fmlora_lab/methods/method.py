@@ -114,11 +114,15 @@ class Stage:
 @dataclass(frozen=True)
 class Batch:
     """What a loss may look at: features (B, d), logits (B, k) of the classes that it tells apart,
-    labels (B,) among them, and the query (B, d) of a method that `needs_query`."""
+    labels (B,) among them, and the query (B, d) of a method that `needs_query`.
+
+    Of two towers, logits (B, B) are of images with the batch's texts, and labels (B, B) the shares
+    in which texts belong to images: those of one class in equal shares.
+    """
 
     features: Float[Tensor, "B d"]
     logits: Float[Tensor, "B k"]
-    labels: Int64[Tensor, "B"]
+    labels: Int64[Tensor, "B"] | Float[Tensor, "B B"]
     query: Float[Tensor, "B d"] | None
 
 
@@ -230,8 +234,12 @@ class Method(nn.Module):
         """Called before each training step, with the epoch's generator for random choices."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch; by default cross-entropy over the classes it tells apart."""
-        return F.cross_entropy(batch.logits, batch.labels)
+        """Mean loss of a batch; by default cross-entropy over the classes it tells apart, of two
+        towers both ways: CLIP's (Radford et al. 2021, arXiv 2103.00020, figure 3)."""
+        loss = F.cross_entropy(batch.logits, batch.labels)
+        if batch.labels.ndim == 2:
+            loss = (loss + F.cross_entropy(batch.logits.T, batch.labels.T)) / 2
+        return loss
 
     def step(self, batch: StepBatch) -> Tensor:
         """One training step: forward, backward, update; returns the mean loss, detached.

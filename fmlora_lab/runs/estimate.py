@@ -11,12 +11,23 @@ import timm
 import torch
 
 from fmlora_lab.backbone.device import compute_type, pick_device
-from fmlora_lab.backbone.tower import TOWERS
+from fmlora_lab.backbone.tower import loader_of
 from fmlora_lab.backbone.vit import ViT, load_tower
 from fmlora_lab.benchmarks import select
 from fmlora_lab.benchmarks.cut import sizes
 from fmlora_lab.benchmarks.hub import DATASETS
-from fmlora_lab.config import Backbone, Benchmark, Domains, Folder, GlyphDomains, Glyphs, RunConfig
+from fmlora_lab.benchmarks.mtil import select_mtil
+from fmlora_lab.config import (
+    Backbone,
+    Benchmark,
+    Domains,
+    Folder,
+    GlyphDomains,
+    Glyphs,
+    GlyphScripts,
+    Mtil,
+    RunConfig,
+)
 from fmlora_lab.runs.archive import collections
 from fmlora_lab.runs.stored import load_runs
 
@@ -68,6 +79,13 @@ def stream_sizes(benchmark: Benchmark) -> tuple[int, int, int]:
             return 100 * benchmark.train_images, 100 * benchmark.test_images, tasks
         case GlyphDomains():
             return 600 * benchmark.train_images, 600 * benchmark.test_images, 6
+        case GlyphScripts():
+            return 120 * benchmark.train_images, 120 * benchmark.test_images, 6
+        case Mtil():
+            chosen = select_mtil(benchmark, data_seed=0).values()
+            counts = [own.counts() for own in chosen]
+            train, test = (sum(sum(of[role]) for of in counts) for role in ("train", "test"))
+            return train, test, len(counts)
         case Folder() | Domains():
             selection = select(benchmark, data_seed=0)
             counts, names = selection.counts(), selection.names
@@ -88,8 +106,9 @@ def seconds_an_image(name: str, image_size: int | None) -> tuple[float, float]:
     """
     device = pick_device()
     size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    if name in TOWERS:
-        tower = load_tower(Backbone(name=name, image_size=image_size))
+    backbone = Backbone(name=name, image_size=image_size)
+    if loader_of(backbone) is not None:
+        tower = load_tower(backbone)
     else:
         vit: Any = timm.create_model(name, pretrained=False, num_classes=0, **size)
         tower = ViT(vit)

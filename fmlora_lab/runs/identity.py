@@ -14,7 +14,7 @@ from fmlora_lab.backbone.tower import Tower, weight_file
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks import Known, classes_are_cut, cut_of, known
 from fmlora_lab.benchmarks.cut import sizes
-from fmlora_lab.config import Backbone, RunConfig
+from fmlora_lab.config import Backbone, GlyphScripts, Mtil, RunConfig
 from fmlora_lab.files import remember, remembered, stamp
 from fmlora_lab.methods.registry import METHODS
 
@@ -57,7 +57,8 @@ def settled(config: RunConfig, names: Sequence[str]) -> RunConfig:
     "auto" is the type that it comes to: results differ between types. `tasks` and `order` stand in
     their plainest form, and an order that is not drawn has no seed. And where tasks after the first
     have one class, a loss over the task would be 0 whatever is learned, so it is taken over all
-    classes seen. A method that sees all tasks as one, or trains no head, has no such loss.
+    classes seen. A method that sees all tasks as one, or trains no head, has no such loss. Of
+    streams whose zero-shot transfer is the question, tasks ahead are measured too.
     """
     benchmark = cut_of(config.benchmark, names)
     decided = {"precision": resolved(config.training.precision, pick_device())}
@@ -67,6 +68,8 @@ def settled(config: RunConfig, names: Sequence[str]) -> RunConfig:
         decided["loss_over"] = "seen"
     training = config.training.model_copy(update=decided)
     found = {"benchmark": benchmark, "training": training}
+    if isinstance(benchmark, GlyphScripts | Mtil):
+        found["measure_ahead"] = True
     if benchmark.order != "drawn":
         found["order_seed"] = 0
     return config.model_copy(update=found)

@@ -117,6 +117,10 @@ def _as_asked(stored: Run, config: RunConfig) -> Run:
     decided = {"loss_over": training.get("loss_over", "task"), "precision": training["precision"]}
     stored.config = config.model_dump(mode="json")
     stored.config["training"] |= decided
+    if "by_texts" in stored.result:
+        chosen = stored.result["by_texts"][getattr(config.benchmark, "task", "unknown")]
+        zero_shot = dict(zip(stored.environment["tasks"], chosen["zero_shot"], strict=True))
+        stored.result |= chosen | {"zero_shot": zero_shot}
     if config.benchmark.order != "drawn":
         stored.config["benchmark"]["order"] = was["benchmark"]["order"]
         stored.config["order_seed"] = 0
@@ -138,7 +142,8 @@ def restore(stored: Run) -> Learner:
             "are today, so its model cannot be restored; give those in backbone.weights"
         )
     classes = len(stored.environment["class_names"])
-    learner = Learner(config, model, classes, torch.device("cpu"))
+    texts = stored.environment.get("texts", ())
+    learner = Learner(config, model, classes, torch.device("cpu"), texts)
     arrays, _ = stored.folder.read_arrays("checkpoint.safetensors")
     # A run of an older version has no banks, or others.
     there = {name.split(".")[0] for name in arrays}
@@ -241,6 +246,7 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         **ranking,
         "ranked_by": ranked_by,
         **(transfer(matrix) if config.measure_ahead else {}),
+        **_of_texts(heads.get(TRAINED_HEAD), measured["zero_shot"], counts),
         "heads": heads,
         **_final("task_inferred", measured["inferred"].get("task"), counts),
         "drift": _lower(measured["drift"], n),
@@ -256,6 +262,25 @@ def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
         "kept_parameters": measured["kept"],
         "inference_flops": measured["inference_flops"],
         "task_files": len(trained),
+    }
+
+
+def _of_texts(
+    head: dict[str, Any] | None, zero_shot: list[list[int]], counts: list[int]
+) -> dict[str, Any]:
+    """Of two towers, with the task given and unknown: Transfer, Average, Last, and the accuracy on
+    every task before anything was learned, in percent."""
+    if not zero_shot or head is None:
+        return {}
+    matrices = (head["within_task_matrix"], head["accuracy_matrix"])
+    return {
+        "by_texts": {
+            task: {
+                **transfer(np.array(matrix, float)),
+                "zero_shot": [100 * right / n for right, n in zip(rights, counts, strict=True)],
+            }
+            for task, matrix, rights in zip(("given", "unknown"), matrices, zero_shot, strict=True)
+        }
     }
 
 
@@ -315,6 +340,7 @@ def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, A
         "tasks": [task.name for task in stream.tasks],
         "test_images": [len(task.test) for task in stream.tasks],
         "sites": len(model.sites),
+        **({"texts": stream.texts} if model.reads_text else {}),
     }
 
 

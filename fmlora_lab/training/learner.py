@@ -1,6 +1,6 @@
 """What a run trains: a tower, a method and heads, as one thing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from fmlora_lab.backbone.device import compute_type, onto
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Images, Task
 from fmlora_lab.config import BadInput, RunConfig
-from fmlora_lab.heads import Banks, trained_head
+from fmlora_lab.heads import TRAINED, Banks, Text, TrainedHead, trained_head
 from fmlora_lab.heads.banks import some
 from fmlora_lab.methods.method import Batch
 from fmlora_lab.methods.registry import build
@@ -22,7 +22,8 @@ EVALUATION_BATCH = 128
 
 
 TRAINED_HEAD = "trained"
-"""The name in results of the head that was trained, linear or cosine."""
+"""The name in results of the head that was trained, linear or cosine; of two towers that of the
+classifier of texts, which changes with them."""
 
 
 class Answers(NamedTuple):
@@ -60,14 +61,42 @@ class Answers(NamedTuple):
 class Learner:
     """Tower, method, trained head and banks of one run, on one device."""
 
-    def __init__(self, config: RunConfig, model: Tower, n_classes: int, device: torch.device):
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Tower,
+        n_classes: int,
+        device: torch.device,
+        texts: Sequence[Sequence[str]] = (),
+    ):
+        """`texts` are those of each class, for a model that reads them. BadInput where the method
+        cannot adapt such a one."""
         self.config, self.device = config, device
         self.model = model.to(device)
         self.method = build(config.method, self.model).to(device)
         self.method.eval()
-        self.head = trained_head(config.training.head, model.width, n_classes).to(device)
+        if model.reads_text:
+            self._refuse()
+            self.texts = [model.tokens(of_class).to(device) for of_class in texts]
+            self.head: Text | TrainedHead = Text(model.width, n_classes).to(device)
+        else:
+            self.head = trained_head(config.training.head, model.width, n_classes).to(device)
         self.banks = Banks(model.width, n_classes, config.heads).to(device)
         self.watch = FeatureWatch(model.width).to(device)
+
+    def _refuse(self) -> None:
+        """BadInput for what has no meaning where classes are told by texts."""
+        name, head = self.config.method.name, self.config.training.head
+        if self.method.infers_tasks:
+            raise BadInput(
+                f"{name} infers the task of each image, and a text has none to infer: it adapts no "
+                f"model of two towers such as {self.config.backbone.name}"
+            )
+        if head in TRAINED and head != "linear":
+            raise BadInput(
+                f"training.head is {head!r}, but {self.config.backbone.name} tells classes by "
+                "their texts; leave the setting out, or name a head that keeps statistics"
+            )
 
     def parts(self) -> dict[str, nn.Module]:
         return {
@@ -112,7 +141,31 @@ class Learner:
         `query` (B, d), where the method needs one and it is known already.
         """
         features, query = self._forward(images.pixels, query)
-        return self.method.loss(Batch(features, *self._told_apart(features, images.labels), query))
+        told = self._paired if self.model.reads_text else self._told_apart
+        return self.method.loss(Batch(features, *told(features, images.labels), query))
+
+    def _paired(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, B) of images with the batch's texts, the first of each class, and shares."""
+        tokens = torch.stack([self.texts[k][0] for k in labels.tolist()])
+        with compute_type(self.device, self.config.training.precision):
+            texts = self.model.text_features(tokens)
+        shares = (labels[:, None] == labels).float()
+        return self.model.scale * features @ texts.T, shares / shares.sum(1, keepdim=True)
+
+    @torch.inference_mode()
+    def read_texts(self) -> None:
+        """Have the head know what the text tower says of every class now: the mean of its texts'
+        features, of length s."""
+        if not self.model.reads_text:
+            return
+        self._fold()
+        tokens = torch.cat(self.texts)
+        with compute_type(self.device, self.config.training.precision):
+            parts = [self.model.text_features(some) for some in tokens.split(EVALUATION_BATCH)]
+        means = [own.mean(0) for own in torch.cat(parts).split([len(own) for own in self.texts])]
+        self.head.weight.copy_(
+            self.model.scale * nn.functional.normalize(torch.stack(means), dim=-1)
+        )
 
     def _told_apart(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits over the task's classes or over all seen, and labels among these."""
@@ -141,6 +194,7 @@ class Learner:
     def mean_loss(self, images: Images) -> float:
         """Mean cross-entropy over the classes that the loss tells apart, without augmentation."""
         total = 0.0
+        self.read_texts()
         for features, labels in self.in_batches(images):
             logits, labels = self._told_apart(features, labels)
             total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
@@ -154,6 +208,14 @@ class Learner:
             batch = images[onto(images.labels.device, index)]
             features, _ = self._forward(batch.pixels, folded=folded)
             yield features, onto(self.device, batch.labels)
+
+    @torch.inference_mode()
+    def observed(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """`in_batches` for a method that watches its sites: texts pass with their images."""
+        for features, labels in self.in_batches(images):
+            if self.model.reads_text:
+                self._paired(features, labels)
+            yield features, labels
 
     def _fold(self) -> bool:
         """Form every effective weight, unless a query of the images has a say in the update."""
@@ -191,6 +253,7 @@ class Learner:
     @torch.inference_mode()
     def correct(self, images: Images) -> int:
         """Right answers of the trained head."""
+        self.read_texts()
         found = self.in_batches(images)
         return sum(int((self.head(f).argmax(1) == labels).sum()) for f, labels in found)
 
@@ -228,13 +291,14 @@ class Learner:
 
     @torch.no_grad()
     def merge(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """A plain timm state dict with the classifier as `head`, and the prompts (m, d) if any.
+        """A plain timm state dict with the classifier as `head`, and the prompts (m, d) if any; of
+        two towers the network's own, which needs no classifier.
 
         Where there are no prompts, `timm.create_model(name, num_classes=K)` alone loads it and
         gives the same logits. Rows are the classes in the stream's order. BadInput for a cosine
         head, which timm has not.
         """
-        if self.head.name != "linear":
+        if self.head.name not in ("linear", Text.name):
             raise BadInput(
                 f"training.head is {self.head.name!r}, which a plain timm model cannot express"
             )
@@ -252,7 +316,8 @@ class Learner:
             )
         self.model.set_update(factors, prompts)
         state = self.model.merge()
-        state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}
+        if isinstance(self.head, TrainedHead):
+            state |= {"head.weight": self.head.weight.clone(), "head.bias": self.head.bias.clone()}
         tokens = None if prompts is None else prompts.tokens
         return state, None if tokens is None else tokens.clone()
 

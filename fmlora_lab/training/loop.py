@@ -1,5 +1,6 @@
 """The one loop: stream → tasks → stages → epochs → accuracy matrix, for every method alike."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
 from fmlora_lab.config import RunConfig
+from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
@@ -38,6 +40,7 @@ class Position:
     inferred: dict[str, list[list[int]]] = field(default_factory=dict)
     drift: list[list[float]] = field(default_factory=list)
     explained: list[list[float | None]] = field(default_factory=list)
+    zero_shot: list[list[int]] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
@@ -74,7 +77,8 @@ class Trainer:
         self.keep_features, self.after_task = keep_features, after_task
         device = pick_device()
         model.use_fused_attention(device.type == "cuda")
-        self.learner = Learner(config, model, len(stream.class_names), device)
+        texts = stream.texts if model.reads_text else ()
+        self.learner = Learner(config, model, len(stream.class_names), device, texts)
         self.method = self.learner.method
         self.at = Position()
         self.kept = 0  # tasks that the latest checkpoint has
@@ -98,6 +102,8 @@ class Trainer:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
             self.kept = self.at.task
             self._tell()
+        elif self.learner.model.reads_text:
+            self._fill_zero_shot()
         self.began = time.perf_counter() - self.at.seconds
         name = self.config.method.name
         with progress.bar(desc=name, unit="img", unit_scale=True, leave=False) as bar:
@@ -134,7 +140,7 @@ class Trainer:
         seen = self.learner.seen_before(task.classes)
         drawn = generator(seed, "method", task.index)
         method.begin_task(TaskInfo(task.index, task.classes, drawn, seen))
-        stages = list(method.stages(self.config.training.epochs))
+        stages = list(method.stages(self._epochs_of(task)))
         images = task.train.to(self.learner.device)
         epochs = sum(stage.epochs for stage in stages)  # as if all tasks had this one's stages
         bar.total = sum(sizes) * epochs
@@ -157,13 +163,20 @@ class Trainer:
             self._epochs(run, bar)
             self.at.stage, self.at.epoch = number + 1, 0
 
+    def _epochs_of(self, task: Task) -> int:
+        """Epochs that are granted, or that the iterations need."""
+        training = self.config.training
+        if training.iterations is None:
+            return training.epochs
+        return math.ceil(training.iterations / math.ceil(len(task.train) / training.batch_size))
+
     def _epochs(self, run: StageRun, bar: progress.Bar) -> None:
         saved, cost = time.perf_counter(), 0.0
         for epoch in range(self.at.epoch, run.stage.epochs):
             began = time.perf_counter()
             loss = run.epoch(epoch, bar)
             now = time.perf_counter()
-            self.at.images += len(run.images)
+            self.at.images += run.images_in(epoch)
             self.at.training_seconds += now - began
             self.at.epoch = epoch + 1
             line = {"task": run.task.index, "stage": run.stage.name, "epoch": epoch, "loss": loss}
@@ -190,7 +203,9 @@ class Trainer:
         else:
             self.at.trained.append(0)
         record = self.method.end_task()
-        self.method.correct_head(learner.head, generator(self.config.seed, "correct", task.index))
+        if isinstance(learner.head, TrainedHead):
+            drawn = generator(self.config.seed, "correct", task.index)
+            self.method.correct_head(learner.head, drawn)
         with self._timed():
             learner.fill_banks(task.train)
         n = len(self.stream.tasks)
@@ -200,11 +215,22 @@ class Trainer:
         if self.at.task == n or self.method.record.one_task:
             learner.banks.finish()
 
+    def _fill_zero_shot(self) -> None:
+        """Right answers on every task before anything is learned: with the task given, and among
+        all classes."""
+        self.learner.read_texts()
+        answers = [self.learner.answer(task) for task in self.stream.tasks]
+        self.at.zero_shot = [
+            [answer.right_within()[TRAINED_HEAD] for answer in answers],
+            [answer.right()[TRAINED_HEAD] for answer in answers],
+        ]
+
     def _fill_rows(self, t: int) -> dict[str, Tensor]:
         """Row t of every matrix: right answers of each head on each task, −1 where not measured,
         and how far earlier tasks' features have moved. Returns what every head said of the test
         images, task after task."""
         n, watch = len(self.stream.tasks), self.learner.watch
+        self.learner.read_texts()
         tested = self.stream.tasks if self.config.measure_ahead else self.stream.tasks[: t + 1]
         answers = [self.learner.answer(task) for task in tested]
         for matrices, right in (

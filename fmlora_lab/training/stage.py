@@ -39,6 +39,10 @@ class StageRun:
         self.queries = self.learner.queries(self.images) if fixed else None
         self.batch_size = training.batch_size
         self.steps = math.ceil(len(self.images) / self.batch_size) * stage.epochs
+        if training.iterations is not None and not self.method.record.one_task:
+            self.steps = min(self.steps, training.iterations)
+        if training.augment_once:
+            self.images = self._augmented(self.images)
         self.head_before = {n: t.clone() for n, t in learner.head.state_dict().items()}
         if stage.probe:  # from new rows, wherever the task stands
             learner.head.begin_task(task.classes, self._generator("head"))
@@ -48,40 +52,57 @@ class StageRun:
             {"params": g.parameters, "lr": g.lr, "weight_decay": training.weight_decay * g.decay}
             for g in (*self.method.groups(), Group([rows], lr), Group(rest, lr, decay=False))
         ]
+        self.learns = any(p.numel() for group in groups for p in group["params"])
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak = [group["lr"] for group in self.optimizer.param_groups]
 
     def epoch(self, epoch: int, bar: progress.Bar) -> float | None:
         """One pass in a seeded order; returns the mean loss, None where nothing is learned."""
         if self.stage.observe:
-            for features, labels in self.learner.in_batches(self.images):
+            for features, labels in self.learner.observed(self.images):
                 self.method.observe(features, labels)
                 bar.update(len(labels))
             return None
-        if self.told_apart == 1:  # the loss is 0 whatever is learned
+        if self.told_apart == 1 or not self.learns:  # the loss is what it is
             bar.update(len(self.images))
             return None
         order = torch.randperm(len(self.images), generator=self._generator("order", epoch))
         noise, choices = self._generator("augment", epoch), self._generator("choices", epoch)
         training = self.learner.config.training
         batches = onto(self.images.labels.device, order).split(self.batch_size)
+        done, kind = epoch * len(batches), training.augmentation
+        kind = "none" if training.augment_once else kind
         total = torch.zeros((), device=self.learner.device)
         optimizer = self.optimizer if self.stage.step else None
         self.method.train()
-        for number, index in enumerate(batches):
+        for number, index in enumerate(batches[: self.steps - done]):
             batch = self.images[index]
             pixels = onto(self.learner.device, batch.pixels)
-            pixels = augment(pixels, training.augmentation, training.crop_scale, noise)
+            pixels = augment(pixels, kind, training.crop_scale, noise)
             self.method.on_step(choices)
             if optimizer is not None:
-                self._set_lr((epoch * len(batches) + number) / self.steps)
+                self._set_lr((done + number) / self.steps)
             query = None if self.queries is None else self.queries[index]
             images = Images(pixels, onto(self.learner.device, batch.labels))
             loss = self.method.step(StepBatch(images, query, self.learner.loss, optimizer))
             total += loss * len(index)
             bar.update(len(index))
         self.method.eval()
-        return float(total) / len(self.images)
+        return float(total) / self.images_in(epoch)
+
+    def images_in(self, epoch: int) -> int:
+        """How many images pass in an epoch: all, or those of the steps that are left."""
+        left = self.steps * self.batch_size - epoch * len(self.images)
+        return min(len(self.images), max(left, 1))
+
+    def _augmented(self, images: Images) -> Images:
+        """Every image augmented, once for all epochs."""
+        training, noise = self.learner.config.training, self._generator("augment")
+        parts = [
+            augment(part, training.augmentation, training.crop_scale, noise)
+            for part in images.pixels.split(256)
+        ]
+        return Images(torch.cat(parts), images.labels)
 
     def end(self) -> None:
         """Measure the held-out loss and let the method draw its conclusions."""

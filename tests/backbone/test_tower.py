@@ -137,5 +137,7 @@ def test_what_it_has_not_is_refused_in_its_own_words(on_toy, quick, tmp_path):
 
 def test_it_is_gone_after_the_test_that_registered_it(tmp_path):
     config = configure("lora", overrides={"backbone.name": "toy"})
-    with pytest.raises(BadInput, match=r"backbone\.name is 'toy'; allowed: glyphs-vit or"):
+    with pytest.raises(
+        BadInput, match=r"backbone\.name is 'toy'; allowed: glyphs-clip, glyphs-vit, "
+    ):
         run(config, tmp_path)

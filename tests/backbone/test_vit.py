@@ -259,7 +259,9 @@ def test_prompts_learn(tiny_vit):
 
 
 def test_load_tower_says_what_names_are_allowed():
-    with pytest.raises(BadInput, match=r"backbone\.name is 'vit_none'; allowed: glyphs-vit or"):
+    with pytest.raises(
+        BadInput, match=r"backbone\.name is 'vit_none'; allowed: glyphs-clip, glyphs-vit, "
+    ):
         load_tower(Backbone(name="vit_none"))
     with pytest.raises(BadInput, match="a ResNet; allowed: models of timm's VisionTransformer"):
         load_tower(Backbone(name="resnet10t", weights="anything"))

@@ -9,6 +9,7 @@ what it had to read: that shift is the same for all classes, so a few can teach 
 import hashlib
 import io
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fmlora_lab.benchmarks.glyphs.renditions import render
+from fmlora_lab.benchmarks.glyphs.scripts import ORDERS, SCRIPTS
 from fmlora_lab.benchmarks.glyphs.styles import DOMAINS, RENDITION, Style
 from fmlora_lab.benchmarks.glyphs.typefaces import (
     TEST_FACES,
@@ -23,8 +25,14 @@ from fmlora_lab.benchmarks.glyphs.typefaces import (
     VALIDATION_FACES,
     rasters,
 )
-from fmlora_lab.benchmarks.stream import Images, Stream, class_incremental, domain_incremental
-from fmlora_lab.config import GlyphDomains, Glyphs
+from fmlora_lab.benchmarks.stream import (
+    Images,
+    Stream,
+    class_incremental,
+    domain_incremental,
+    of_domains,
+)
+from fmlora_lab.config import GlyphDomains, Glyphs, GlyphScripts
 from fmlora_lab.files import cache_dir, write_atomically
 
 RENDERER = 3
@@ -74,22 +82,45 @@ def load_glyph_domains(settings: GlyphDomains, order_seed: int, data_seed: int) 
     )
 
 
-def fingerprint(settings: Glyphs | GlyphDomains, data_seed: int) -> str:
+def load_glyph_scripts(settings: GlyphScripts, order_seed: int, data_seed: int) -> Stream:
+    """Six scripts, each with characters and a style of its own. Of training images it has no
+    others for validation: not every character is in those typefaces."""
+    domains = []
+    for name, script in SCRIPTS.items():
+        train, test, _ = _drawn(name, script.style, settings, data_seed, script.characters)
+        domains.append((name, tuple(script.characters), train, test))
+    templates = {name: script.templates for name, script in SCRIPTS.items()}
+    mark = fingerprint(settings, data_seed)
+    order = ordered(settings.order)
+    return of_domains("glyph-scripts", domains, order_seed, mark, order, templates)
+
+
+def ordered(order: int | str | Sequence[str | int]) -> str | Sequence[str | int]:
+    """An order of scripts with its names, where it is one of the lab's own by number."""
+    return ORDERS[order] if isinstance(order, int) else order
+
+
+def fingerprint(settings: Glyphs | GlyphDomains | GlyphScripts, data_seed: int) -> str:
     """The stream's; nothing is drawn for it."""
     if isinstance(settings, Glyphs):
         return _recipe("glyphs", settings, data_seed)
-    prints = [_recipe(name, settings, data_seed) for name in DOMAINS]
+    names = SCRIPTS if isinstance(settings, GlyphScripts) else DOMAINS
+    prints = [_recipe(name, settings, data_seed) for name in names]
     return hashlib.sha256("".join(prints).encode()).hexdigest()
 
 
-def _recipe(name: str, settings: Glyphs | GlyphDomains, data_seed: int) -> str:
+def _recipe(name: str, settings: Glyphs | GlyphDomains | GlyphScripts, data_seed: int) -> str:
     """The fingerprint of one style's images."""
     recipe = repr((RENDERER, name, settings.train_images, settings.test_images, data_seed))
     return hashlib.sha256(recipe.encode()).hexdigest()
 
 
 def _drawn(
-    name: str, style: Style, settings: Glyphs | GlyphDomains, data_seed: int
+    name: str,
+    style: Style,
+    settings: Glyphs | GlyphDomains | GlyphScripts,
+    data_seed: int,
+    characters: str = CHARACTERS,
 ) -> list[Images]:
     """Training, test and validation images of one style, from the cache or drawn."""
     counts = settings.train_images, settings.test_images, settings.test_images
@@ -101,16 +132,23 @@ def _drawn(
         generator = torch.Generator().manual_seed(int(mark[:15], 16))
         faces = TRAIN_FACES, TEST_FACES, VALIDATION_FACES
         parts = zip(faces, counts, strict=True)
-        pixels = torch.cat([_draw(own, count, style, generator) for own, count in parts])
+        pixels = torch.cat(
+            [_draw(characters, own, count, style, generator) for own, count in parts]
+        )
         write_atomically(path, lambda file: file.write(_sealed(pixels)))
-    labels = [torch.arange(len(CHARACTERS)).repeat_interleave(count) for count in counts]
+    labels = [torch.arange(len(characters)).repeat_interleave(count) for count in counts]
     return list(map(Images, pixels.split([len(own) for own in labels]), labels))
 
 
-def _draw(faces: tuple[str, ...], count: int, style: Style, generator: torch.Generator) -> Tensor:
-    """`count` images of each class, class by class, the typefaces taking turns."""
-    sheet = rasters(CHARACTERS, faces, in_proportion=True)
-    glyphs = sheet[:, torch.arange(count) % len(faces)].flatten(0, 1)
+def _draw(
+    characters: str, faces: tuple[str, ...], count: int, style: Style, generator: torch.Generator
+) -> Tensor:
+    """`count` images of each class, class by class, the typefaces that have it taking turns."""
+    sheet = rasters(characters, faces, in_proportion=True)
+    has = [row.nonzero().flatten() for row in sheet.flatten(2).any(2)]
+    turns = [own[torch.arange(count) % max(len(own), 1)] if len(own) else own.new_zeros(count)
+             for own in has]  # fmt: skip
+    glyphs = torch.cat([row[turn] for row, turn in zip(sheet, turns, strict=True)])
     order = torch.randperm(len(glyphs), generator=generator)
     images = [render(glyphs[some], style, generator) for some in order.split(500)]
     return torch.cat(images)[order.argsort()]

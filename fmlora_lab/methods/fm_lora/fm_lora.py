@@ -130,7 +130,7 @@ class FMLoRA(Method):
         self.factorized = FactorizedLoRA(model.sites, settings.basis_rank)
         choices = len(model.sites) if settings.drs.per_site else 1
         self.selector = RankSelector(settings.drs, self.factorized.R, choices)
-        self.P = new_prompt(settings.prompt.tokens, model.width, torch.Generator())
+        self.P = new_prompt(settings.prompt.tokens, model.token_width, torch.Generator())
         self.register_buffer("P_before", self.P.detach().clone())
         self.register_buffer("latest", torch.zeros_like(self.factorized.core))
         self.register_buffer("H", torch.tensor(float("nan")))
@@ -150,7 +150,7 @@ class FMLoRA(Method):
         if self.estimates is not None:
             self.estimates.begin_task()
         if task.index == 0:
-            self.P.data.copy_(new_prompt(len(self.P), self.model.width, task.generator))
+            self.P.data.copy_(new_prompt(len(self.P), self.model.token_width, task.generator))
             sites, R = self.model.sites, self.factorized.R
             if self.settings.bases.source == "weight-svd":
                 self._set_bases([from_weight_svd(site, R) for site in sites])

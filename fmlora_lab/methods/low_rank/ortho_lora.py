@@ -74,7 +74,10 @@ class OrthoLoRA(StillLoRA):
         factors: list[nn.Parameter] = [*self.U, *self.V]
         loss = batch.loss(batch.images, batch.query)
         batch.optimizer.zero_grad()
-        keeping = torch.autograd.grad(self.distance, factors, retain_graph=True)
+        # A text tower has no part in where images' features are: nothing to project off there.
+        keeping = torch.autograd.grad(
+            self.distance, factors, retain_graph=True, materialize_grads=True
+        )
         loss.backward()
         for p, g in zip(factors, keeping, strict=True):
             assert p.grad is not None

@@ -14,7 +14,10 @@ which are true for as long as features stay; no image, direction or weight of an
 kept to hold them, and rank 2 is a quarter of the numbers that LoRA has at rank 8, about what
 FM-LoRA trains a task. D is over images and dimensions, whatever the head. As earlier updates are
 merged into the weight, f₀ is the network without the present update: a forward pass more in each
-step, none at inference. The first task has nothing to keep.
+step, none at inference. The first task has nothing to keep, but of two towers: they know classes
+that no task has brought. There this is distillation to the model before each task on its own
+images, the lab's stand-in for ZSCL's, which is on images from elsewhere (Zheng et al. 2023, arXiv
+2303.06628).
 """
 
 from typing import Literal
@@ -58,11 +61,11 @@ class StillLoRASettings(LoRASettings):
 class StillLoRA(LoRA):
     settings: StillLoRASettings
     later = False
-    """Whether there was a task before the present one."""
+    """Whether there is something to keep."""
 
     def begin_task(self, task: TaskInfo) -> None:
         super().begin_task(task)
-        self.later = task.index > 0
+        self.later = task.index > 0 or self.model.reads_text
 
     def train(self, mode: bool = True) -> "StillLoRA":
         # f₀ is what the lab calls the query: asked for in training steps, not to predict.

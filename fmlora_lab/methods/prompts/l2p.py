@@ -73,7 +73,7 @@ class L2P(Method):
 
     def __init__(self, settings: L2PSettings, model: Tower):
         super().__init__(settings, model)
-        self.P = nn.Parameter(torch.zeros(settings.pool, settings.length, model.width))
+        self.P = nn.Parameter(torch.zeros(settings.pool, settings.length, model.token_width))
         self.keys = nn.Parameter(torch.zeros(settings.pool, model.width))
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""A frozen backbone with a linear head: how far the pre-trained features go with no adaptation."""
+"""A frozen backbone with a linear head: how far the pre-trained features go with no adaptation.
+
+Of two towers, whose classes are told by their texts, nothing is left to train: this is zero-shot.
+"""
 
 from typing import Literal
 

@@ -1,0 +1,90 @@
+"""Runs of two towers through the only door: what is scripted against, stored, restored, merged."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.config import Backbone
+from fmlora_lab.profiles import configure
+from fmlora_lab.runs import run as run_module
+from fmlora_lab.runs.identity import identity
+from fmlora_lab.runs.run import restore, run
+
+QUICK = {
+    "backbone.name": "glyphs-clip",
+    "training.iterations": 1,
+    "training.precision": "float32",
+    "benchmark.train_images": 1,
+    "benchmark.test_images": 1,
+    "heads.random_features": 20,
+}
+pytestmark = pytest.mark.train
+
+
+def config(**more):
+    own = QUICK | {name.replace("__", "."): value for name, value in more.items()}
+    return configure("lora", "glyph-scripts", "smoke", own)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return run(config(), tmp_path_factory.mktemp("runs"))
+
+
+def test_names_that_others_script_against(call, tmp_path):
+    words = [f"--set={name}={value}" for name, value in QUICK.items() if name != "backbone.name"]
+    code, out, _ = call(
+        *("run", "--method", "rank1-pool", "--backbone", "glyphs-clip", "--profile", "smoke"),
+        *("--benchmark", "glyph-scripts", "--set", "benchmark.order=2", "--json"),
+        *("--runs-dir", tmp_path, *words),
+    )
+    result = json.loads(out)
+    assert code == 0
+    assert {"transfer", "average", "last", "zero_shot"} <= result.keys()
+    assert next(iter(result["zero_shot"])) == "relations"  # the second order's first
+    assert all(None not in row for row in result["accuracy_matrix"])
+
+
+def test_both_measures_are_of_one_run(stored, monkeypatch):
+    """Which one is looked at is no part of its name, and nothing is trained for the other."""
+    monkeypatch.setattr(run_module, "parts", None)
+    given = run(config(benchmark__task="given"), stored.folder.root)
+    assert given.id == stored.id
+    by_texts = stored.result["by_texts"]
+    assert given.result["transfer"] == by_texts["given"]["transfer"]
+    assert stored.result["transfer"] == by_texts["unknown"]["transfer"]
+    assert list(given.result["zero_shot"].values()) == by_texts["given"]["zero_shot"]
+    assert list(given.result["zero_shot"]) == stored.environment["tasks"]
+
+
+def test_orders_and_iterations_are_part_of_a_runs_name():
+    ids = {
+        identity(one)
+        for one in (config(), config(benchmark__order=2), config(training__iterations=2))
+    }
+    assert len(ids) == 3
+    written = ["latin", "greek", "cyrillic", "arrows", "relations", "letterlike"]
+    assert identity(config(benchmark__order=written)) == identity(config())
+
+
+def test_the_trained_towers_come_back_and_merge_under_plain_names(stored, call, tmp_path):
+    learner = restore(stored)
+    state, prompts = learner.merge()
+    plain = load_tower(Backbone(name="glyphs-clip"))
+    assert prompts is None
+    assert state.keys() == plain.network.state_dict().keys()
+    plain.network.load_state_dict(state)
+    tokens = plain.tokens(["the letter a", "the sign arrow"])
+    learner.model.set_update(learner.method.factors(), None)
+    with torch.no_grad():
+        want = learner.model.text_features(tokens)
+        torch.testing.assert_close(plain.text_features(tokens), want, rtol=0, atol=1e-5)
+    file = tmp_path / "merged.safetensors"
+    code, *_ = call("runs", "merge", stored.id, file, "--runs-dir", stored.folder.root)
+    assert code == 0
+    assert load_file(file).keys() >= state.keys()
+    learner.read_texts()
+    assert learner.head.weight.norm(dim=1).min() > 1
