@@ -82,5 +82,5 @@ def measures(
             places = zip(told.index, told.to_numpy(float), strict=True)
             names = [(title_of(m), (x, y), looks[m]["color"]) for m, (x, y) in places]
             if names:
-                name_points(axis, names, [[p, p] for p in points.to_numpy(float)])
+                name_points(axis, names, others=[*map(tuple, points.to_numpy(float))])
     return figure
