@@ -241,4 +241,6 @@ def _words(value: Any) -> str:
 
 
 def _tex(value: Any) -> str:
-    return "--" if pd.isna(value) else str(value).translate(ESCAPED)
+    if pd.isna(value):
+        return "--"
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", str(value)).translate(ESCAPED)

@@ -138,6 +138,12 @@ def test_special_characters_print_as_themselves():
     assert text.isascii() and "textbf" not in text and "smallskip" not in text
 
 
+def test_a_minus_is_one_and_a_hyphen_stays():
+    table = pd.DataFrame({"gain, closed-form": ["-0.5 ± 0.2"]}, index=["SD-LoRA"])
+    text = to_latex(table, "c", "l")
+    assert r"SD-LoRA & $-$0.5 $\pm$ 0.2 \\" in text and "closed-form" in text
+
+
 def test_heads_are_escaped_too():
     own = (
         SUMMARY.assign(tasks="N_t & 5%").drop_duplicates("method").rename(columns={"tasks": "a_b"})
