@@ -5,16 +5,26 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
+from fmlora_lab.plots.sheet import DRAWS
+
 
 def title(figure) -> str:
     return " ".join(figure.get_suptitle().split())
 
 
 def marks(axis) -> list[list[list[float]]]:
-    """Points of every line and cloud of marks, in the order in which they were drawn."""
-    lines = [line.get_xydata() for line in axis.get_lines() if line.get_marker() != "None"]
+    """Points of every line and cloud of marks, in the order in which they were drawn, without the
+    dots of single draws."""
+    marked = [line for line in axis.get_lines() if line.get_marker() != "None"]
+    lines = [line.get_xydata() for line in marked if line.get_gid() != DRAWS]
     clouds = [c.get_offsets() for c in axis.collections if isinstance(c, PathCollection)]
     return [np.asarray(points, float).tolist() for points in (*lines, *clouds)]
+
+
+def draws(axis) -> list[list[list[float]]]:
+    """The dots of single draws, a list a mean."""
+    found = [line.get_xydata() for line in axis.get_lines() if line.get_gid() == DRAWS]
+    return [np.asarray(points, float).tolist() for points in found]
 
 
 def clouds(axis) -> dict[str, list[list[float]]]:
@@ -22,7 +32,8 @@ def clouds(axis) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
     for cloud in axis.collections:
         if isinstance(cloud, PathCollection):
-            for point, face in zip(cloud.get_offsets(), cloud.get_facecolors(), strict=True):
+            points, faces = cloud.get_offsets(), cloud.get_facecolors()
+            for point, face in zip(points, np.broadcast_to(faces, (len(points), 4)), strict=True):
                 found.setdefault(to_hex(face).upper(), []).append(point.tolist())
     return found
 

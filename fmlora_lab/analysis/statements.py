@@ -15,7 +15,7 @@ import pandas as pd
 from fmlora_lab.analysis.differences import differences, differences_of, gap_said, verdict
 from fmlora_lab.analysis.tables import compared, counted, with_best_head, with_half_width
 from fmlora_lab.config import METHOD_LABELS, title_of
-from fmlora_lab.runs.frame import draw_of
+from fmlora_lab.runs.frame import by_draw, draw_of
 
 
 def listed(words: Iterable[str]) -> str:
@@ -96,11 +96,16 @@ def answer(found: pd.DataFrame, focus: str, rivals: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
-    """Of `compared` what `plots.accuracy_by_head` draws: each method's Acc by the trained and by
-    its best closed-form head, the frozen backbone's (`frozen`) and joint training's under their
-    best, and a sentence of what the numbers say. Where there are none but these two, they are
-    what is drawn."""
+def by_head(found: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
+    """Of a sweep by method what `plots.accuracy_by_head` draws: each method's Acc by the trained
+    and by its best closed-form head, one a class order, the frozen backbone's (`frozen`) and joint
+    training's mean under their best, and a sentence of what the numbers say. Where there are none
+    but these two, they are what is drawn."""
+    table, (found, _) = compared(found), with_best_head(found)
+    orders = {
+        name: by_draw(found.assign(own=found.get(name, np.nan)), "own")
+        for name in ("acc_trained", "acc_best")
+    }
     whole = {name for name in table.index if METHOD_LABELS[name].one_task}
     read = ["acc_trained", "acc_best"]
     table = table.assign(**{name: table.get(name, np.nan) for name in read})
@@ -114,11 +119,11 @@ def by_head(table: pd.DataFrame, frozen: str = "prototypes") -> dict[str, Any]:
     ground = best.get(frozen, np.nan)
     gains = (others.acc_best - ground).dropna().sort_values(ascending=False)
     if len(gains):
-        first = f"{title_of(str(gains.index[0]))}'s features give {gains.iloc[0]:+.0f}"
-        said += f"; {first} over the frozen backbone's"
+        ends = " to ".join(dict.fromkeys(f"{gain:+.0f}" for gain in gains.iloc[[-1, 0]]))
+        said += f"; features give {ends} over the frozen backbone's"
     return {
         "found": {
-            str(name): (row.acc_trained, row.acc_best, str(row.best_head))
+            str(name): (*(own[name].to_numpy() for own in orders.values()), str(row.best_head))
             for name, row in rows.iterrows()
         },
         "title": said,

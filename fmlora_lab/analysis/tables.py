@@ -121,9 +121,9 @@ def curves(
 
 
 def matrices(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:
-    """The accuracy matrix (N, N) in percent by label, averaged over runs."""
+    """The accuracy matrices (runs, N, N) in percent by label."""
     return {
-        name: np.mean([run.accuracy_matrix for run in runs], axis=0)
+        name: np.stack([run.accuracy_matrix for run in runs])
         for name, runs in _alike(found, by).items()
     }
 

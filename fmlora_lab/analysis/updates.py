@@ -9,6 +9,7 @@ in their few columns. All in float64.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -164,6 +165,33 @@ def between(run: Run, what: str) -> Array:
     return table
 
 
+def by_chance(run: Run) -> dict[str, float]:
+    """What `collision` and `input_cosine` would be on average if two tasks' updates pointed
+    anywhere, means over sites; NaN for a run that does not say where its updates started.
+
+        E|⟨ΔW_i, ΔW_j⟩| / (‖ΔW_i‖ ‖ΔW_j‖) = √(2 / (π d_out d_in))
+
+    which is the mean size of a coordinate of a random direction among d_out d_in many. Cosines are
+    of r random directions among d_in, drawn; of a method whose updates have no one rank r, both
+    are NaN. A record says r / d_in of where V started; d_out
+    follows from the layer's place in a block, whose MLP is four times as wide.
+    """
+    record, method = run.task(0), run.config["method"]
+    rank = method.get("basis_rank" if run.label.updates == "cores" else "rank")
+    if "start_chance" not in record or rank is None:
+        return dict.fromkeys(("collision", "input_cosine"), np.nan)
+    widths = rank / record["start_chance"][:, 1].astype(float)  # d_in
+    sites = sorted(measured(run)["by_site"], key=place)
+    fused = [name for name in method["layers"] if name in LAYERS[1:4]]  # those of q, k and v
+    times = {"attn.qkv": len(fused) or 3, "mlp.fc1": 4}
+    tall = np.array([times.get(site.split(".", 2)[2], 1) for site in sites]) * widths.min()
+    drawn = {(rank, d): _random_cosine(rank, int(d)) for d in np.unique(widths)}
+    return {
+        "collision": float(np.sqrt(2 / (np.pi * tall * widths)).mean()),
+        "input_cosine": float(np.mean([drawn[rank, d] for d in widths])),
+    }
+
+
 def interference(run: Run) -> dict[str, float]:
     """Means over every two different tasks of the tables of `measured`, and of the tasks' size
     (`norm`)."""
@@ -242,6 +270,14 @@ def _alike(P: Array, Q: Array) -> float:
     """Mean principal cosine of two orthonormal bases; 0 where one is empty."""
     found = cosines(P, Q)
     return float(found.mean()) if found.size else 0.0
+
+
+@lru_cache
+def _random_cosine(rank: int, d: int) -> float:
+    """Mean principal cosine of two random subspaces of d dimensions, the mean of 20 pairs."""
+    draw = np.random.default_rng(0)
+    bases = [np.linalg.qr(draw.normal(size=(d, rank)))[0] for _ in range(40)]
+    return float(np.mean([_alike(P, Q) for P, Q in zip(bases[::2], bases[1::2], strict=True)]))
 
 
 def pairs(of: list[Item], relation: Callable[[Item, Item], float]) -> Array:

@@ -1,10 +1,13 @@
 """One function a figure: plain arrays in, a matplotlib Figure out; importing it brings no torch.
 
 Figures are made to be printed as they are: one panel as wide as a paper's column, several as wide
-as its page, text of 7 to 8 points (6 inside the axes), the legend below. Every title states what
-the numbers say: the older functions compute it, the others are given it. Methods are coloured by
-their family and named where they are drawn. Where several class orders are given, the mean is drawn
-with its 95% t interval; a single value is drawn as a mark alone.
+as its page, or as `width` asks ("column", "page"); text of 7 to 8 points (6 inside the axes), the
+legend below. Every title states what the numbers say: the older functions compute it, the others
+are given it. One method is said to lead only where intervals part it from all others
+(`analysis.standing`). Methods are coloured by their family and named where they are drawn. Where
+several class orders are given, the mean is drawn with its 95% t interval and a dot an order, and
+the legend says how many; of one the title says "(one seed)". A bare number is drawn as a mark alone
+and says nothing of orders.
 
 seaborn and pandas are imported where they draw, since explorers open sooner without them.
 """

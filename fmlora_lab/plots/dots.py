@@ -9,18 +9,37 @@ from numpy.typing import ArrayLike
 
 from fmlora_lab.config import METHOD_LABELS, title_of
 from fmlora_lab.metrics import t_interval
-from fmlora_lab.plots.sheet import EDGED, MARK, SMALL, family_keys, finish, keys, panel, wrapped
+from fmlora_lab.plots.sheet import (
+    COLUMN,
+    EDGED,
+    MARK,
+    SMALL,
+    Width,
+    counted_draws,
+    draw_dots,
+    family_keys,
+    finish,
+    inches,
+    keys,
+    of_one_seed,
+    panel,
+    wrapped,
+)
 from fmlora_lab.plots.style import FAINT, INK, styles
 
 
 def dots(
-    groups: Mapping[str, Mapping[str, ArrayLike]], xlabel: str, title: str, zero: bool = False
+    groups: Mapping[str, Mapping[str, ArrayLike]],
+    xlabel: str,
+    title: str,
+    zero: bool = False,
+    width: Width | None = None,
 ) -> Figure:
     """A row a group from top to bottom, in it a mark a series: a number, or one a class order.
 
-    Orders are averaged, with a line along the 95% t interval; NaN are left out. The series of a
-    row stand below each other in the order of the legend. The marks of a single series have the
-    looks of the methods whose rows they stand in. `zero` draws a line at 0.
+    Orders are averaged, with a line along the 95% t interval and a small dot each; NaN are left
+    out. The series of a row stand below each other in the order of the legend. The marks of a
+    single series have the looks of the methods whose rows they stand in. `zero` draws a line at 0.
     """
     import seaborn as sns
     from pandas import DataFrame
@@ -35,8 +54,8 @@ def dots(
     ]
     looks = styles(groups if by_row else series)
     titles = [wrapped(title_of(name), 1.5, SMALL) for name in groups]
-    inches = max(0.075 * len(series) + 0.06, 0.12 * max(n.count("\n") + 1 for n in titles) + 0.05)
-    figure, axis = panel(0.45 + inches * len(groups), grid="x")
+    tall = max(0.075 * len(series) + 0.06, 0.12 * max(n.count("\n") + 1 for n in titles) + 0.05)
+    figure, axis = panel(0.45 + tall * len(groups), grid="x", width=inches(width, COLUMN))
     between: Any = (len(series) - 1) / (len(series) + 1)  # the first series and the last
     sns.pointplot(
         DataFrame(rows, columns=["group", "name", "value"]), x="value", y="group", hue="name",
@@ -45,6 +64,12 @@ def dots(
         markers=[look["marker"] for look in looks.values()], linestyle="none", markersize=MARK,
         err_kws={"linewidth": 1}, legend=False, ax=axis, **EDGED,
     )  # fmt: skip
+    lanes = np.linspace(-between / 2, between / 2, len(series))
+    for y, row in enumerate(groups.values()):
+        for lane, name in zip(lanes, series, strict=True):
+            if name in row and np.size(row[name]) > 1:
+                look = looks[list(groups)[y] if by_row else name]
+                draw_dots(axis, row[name], np.full(np.size(row[name]), y + lane), look["color"])
     if zero:
         axis.axvline(0, color=INK, linewidth=0.8, zorder=1)
     axis.set(xlabel=xlabel, ylabel="", ylim=(len(groups) - 0.5, -0.5))
@@ -53,11 +78,17 @@ def dots(
     axis.grid(axis="y", which="minor", color=FAINT, linewidth=0.6)
     axis.tick_params(axis="y", which="both", length=0)
     named = keys({title_of(name): look for name, look in looks.items()})
-    return finish(figure, title, named if len(series) > 1 else family_keys(groups))
+    every = [values for row in groups.values() for values in row.values()]
+    named = named if len(series) > 1 else family_keys(groups)
+    return finish(figure, of_one_seed(title, every), [*named, *counted_draws(every)])
 
 
 def differences(
-    gaps: Mapping[str, ArrayLike], against: str, quantity: str, unit: str = "class orders"
+    gaps: Mapping[str, ArrayLike],
+    against: str,
+    quantity: str,
+    unit: str = "class orders",
+    width: Width | None = None,
 ) -> Figure:
     """Differences from one method: a row a method, the mean with its 95% t interval, a line at 0.
 
@@ -79,4 +110,4 @@ def differences(
     said = "; ".join(told)
     rows = {name: {"difference": gap} for name, gap in gaps.items()}
     label = f"{quantity}, minus that of {title_of(against)}"
-    return dots(rows, label, said[0].upper() + said[1:], zero=True)
+    return dots(rows, label, said[0].upper() + said[1:], zero=True, width=width)

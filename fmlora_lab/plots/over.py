@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from fmlora_lab.config import BadInput, some, title_of
 from fmlora_lab.plots.dots import dots
 from fmlora_lab.plots.lines import lines
+from fmlora_lab.plots.sheet import Width
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -16,7 +17,7 @@ LOG_FROM = 8
 """Positive values are drawn on a logarithmic axis where the largest is so many times the least."""
 
 
-def over(found: "DataFrame", axis: str, value: str = "acc") -> Figure:
+def over(found: "DataFrame", axis: str, value: str = "acc", width: Width | None = None) -> Figure:
     """`value`, a number of the runs, against the setting `axis` that a grid moved, a line for each
     combination of the grid's other labels; a row a value where the values are no numbers. Means of
     class orders, or of what else was drawn anew, with their 95% t intervals.
@@ -28,8 +29,9 @@ def over(found: "DataFrame", axis: str, value: str = "acc") -> Figure:
     """
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    from fmlora_lab.analysis.tables import HEADINGS, counted
-    from fmlora_lab.runs.frame import DRAWS, along, draw_of, is_number
+    from fmlora_lab.analysis.standing import of_draws
+    from fmlora_lab.analysis.tables import HEADINGS
+    from fmlora_lab.runs.frame import DRAWS, along, is_number
 
     labels = [name for name in found if not is_number(name)]
     known = [n for n in found.dropna(axis="columns", how="all") if is_number(n) and n != "run"]
@@ -49,14 +51,13 @@ def over(found: "DataFrame", axis: str, value: str = "acc") -> Figure:
         names = found[axis].map(lambda _: heading)
     named = found.assign(name=names)
     values = {name: along(named, value, axis, at, name=name) for name in names.unique()}
-    draws = draw_of(found)
-    title = f"{heading} {_range(values, at)}, {counted(draws.nunique(), str(draws.name))}"
+    title = f"{heading} {_range(values, at)}{of_draws(found)}"
     if numeric:
         log = min(at) > 0 and max(at) / min(at) >= LOG_FROM
         curves = {name: (at, y) for name, y in values.items()}
-        return lines(curves, axis, heading, title, log_x=log)
+        return lines(curves, axis, heading, title, log_x=log, width=width)
     rows = {str(place): {name: y[:, k] for name, y in values.items()} for k, place in enumerate(at)}
-    return dots(rows, heading, title)
+    return dots(rows, heading, title, width=width)
 
 
 def _range(values: dict[str, np.ndarray], at: list) -> str:

@@ -78,11 +78,18 @@ def apart(wanted: ArrayLike, sizes: ArrayLike, low: float, high: float) -> NDArr
     return middles
 
 
-def name_points(axis: Axes, names: Sequence[Name], tracks: Sequence[ArrayLike] = ()) -> None:
-    """Names beside points; `tracks` (k, 2) in data are lines that they had better not cover."""
+def name_points(
+    axis: Axes,
+    names: Sequence[Name],
+    tracks: Sequence[ArrayLike] = (),
+    others: Sequence[Point] = (),
+) -> None:
+    """Names beside points, covering no mark, of `others` that have no name neither; `tracks` (k, 2)
+    in data are lines that they had better not cover."""
     dot = axis.figure.dpi / 72  # a point, in pixels
     radius = (MARK / 2 + 1) * dot
     marks = axis.transData.transform([point for _, point, _ in names])  # (n, 2)
+    every = axis.transData.transform([*(point for _, point, _ in names), *others])
     ink = np.concatenate([marks, *(_along(axis.transData.transform(track)) for track in tracks)])
     notes = [
         axis.annotate(
@@ -98,10 +105,10 @@ def name_points(axis: Axes, names: Sequence[Name], tracks: Sequence[ArrayLike] =
     middles = marks.copy()
     for i in 3 * list(range(len(names))):  # once more, when the others have found their places
         tried = marks[i] + away * radius + np.clip(1.5 * away, -1, 1) * halves[i]
-        others = np.arange(len(names)) != i
+        rest = np.arange(len(names)) != i
         cost = np.hypot(*away.T)
-        cost += 1000 * _covered(tried, halves[i], middles[others], halves[others])
-        cost += 1000 * _covered(tried, halves[i], marks, radius)
+        cost += 1000 * _covered(tried, halves[i], middles[rest], halves[rest])
+        cost += 1000 * _covered(tried, halves[i], every, radius)
         cost += 1000 * (np.abs(tried - centre) > reach - halves[i]).any(axis=1)
         cost += _covered(tried, halves[i], ink, 0)
         middles[i] = tried[cost.argmin()]

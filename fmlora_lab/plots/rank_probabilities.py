@@ -7,12 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fmlora_lab.plots.sheet import COLUMN, drawn, finish, panels, whole_numbers
+from fmlora_lab.plots.sheet import COLUMN, Width, drawn, finish, inches, panels
 from fmlora_lab.plots.style import FAINT, OWN, styles
 
 
 def rank_probabilities(
-    p: ArrayLike, candidates: Sequence[int], chosen: Sequence[int], H: ArrayLike, title: str
+    p: ArrayLike,
+    candidates: Sequence[int],
+    chosen: Sequence[int],
+    H: ArrayLike,
+    title: str,
+    width: Width | None = None,
 ) -> Figure:
     """p(r | T_t) as a bar a task, cut at the candidates, the chosen rank marked; H_t beneath.
 
@@ -21,7 +26,9 @@ def rank_probabilities(
     """
     p, H = np.nan_to_num(np.asarray(p, float)), np.asarray(H, float)
     tasks, ends = np.arange(1, len(p) + 1), np.cumsum(p, axis=1)
-    figure, ((bars,), (line,)) = panels(2, 1, COLUMN, 2.6, sharex=True, height_ratios=(2, 1))
+    figure, ((bars,), (line,)) = panels(
+        2, 1, inches(width, COLUMN), 2.6, sharex=True, height_ratios=(2, 1)
+    )
     shades = mpl.colormaps["cividis"](np.linspace(0.1, 1, len(candidates)))
     for k, (rank, shade) in enumerate(zip(candidates, shades, strict=True)):
         bars.bar(tasks, p[:, k], 0.8, ends[:, k] - p[:, k], color=shade, label=f"r = {rank}")
@@ -39,7 +46,6 @@ def rank_probabilities(
     line.plot(tasks, H, **drawn(styles([OWN])[OWN]))
     line.set(xlabel="task, t", ylabel="H$_t$")
     line.set_xlim(0.4, len(p) + 0.6)
-    line.xaxis.set_major_locator(whole_numbers())
     line.grid(axis="y", color=FAINT, linewidth=0.6)
     for axis in (bars, line):
         axis.spines[["top", "right"]].set_visible(False)

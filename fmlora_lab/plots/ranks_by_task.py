@@ -8,26 +8,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fmlora_lab.plots.sheet import drawn, finish, keys, panel, whole_numbers
+from fmlora_lab.config import title_of
+from fmlora_lab.plots.sheet import COLUMN, Width, drawn, finish, inches, keys, panel, whole_numbers
 from fmlora_lab.plots.style import styles
 
 AREA = 100.0
 """Of a mark for all sites, in points²."""
 
 
-def ranks_by_task(ranks: Mapping[str, ArrayLike], title: str) -> Figure:
+def ranks_by_task(ranks: Mapping[str, ArrayLike], title: str, width: Width | None = None) -> Figure:
     """The mean rank over sites against the task, a line a name, over marks as large as the share
     of sites that have that rank. `ranks` gives (N, S) by name, S = 1 for one rank for all sites."""
-    figure, axis = panel()
+    figure, axis = panel(width=inches(width, COLUMN))
     looks = styles(ranks)
     for name, of_sites in ranks.items():
         draw_ranks(axis, np.asarray(of_sites, float), looks[name])
     axis.set(xlabel="task, t", ylabel="rank: mean over sites, and sites as marks")
-    axis.xaxis.set_major_locator(whole_numbers())
     axis.yaxis.set_major_locator(whole_numbers())
     axis.margins(x=0.06, y=0.1)
     axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-    return finish(figure, title, keys(looks))
+    return finish(figure, title, keys({title_of(name): look for name, look in looks.items()}))
 
 
 def draw_ranks(axis: Axes, ranks: np.ndarray, look: Mapping[str, Any]) -> None:

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from fmlora_lab import plots
 from fmlora_lab.analysis.latex import to_latex
+from fmlora_lab.analysis.standing import draws_said
 from fmlora_lab.analysis.tables import to_markdown
 from fmlora_lab.files import write_atomically
+from fmlora_lab.plots.sheet import Width
 from fmlora_lab.runs.run import revision
 
 PACKAGES = ("fmlora-lab", "torch", "timm", "numpy", "pandas", "matplotlib")
@@ -28,14 +30,16 @@ def publish(
     answer: str,
     numbers: Mapping[str, Any],
     latex: str | None = None,
+    width: Width | None = None,
 ) -> list[Path]:
     """Write a notebook's results into `folder`; returns their paths. The same runs, the same bytes.
 
     `<folder>.csv`, `.md` and `.tex` are the `table` as it is read (`latex` in the place of a plain
-    one); `runs.csv` has every run of the frame `found` with all its numbers, unrounded;
-    `answer.md` the answer under title and question; `results.json` the `numbers` that another
-    program may read; `provenance.json`, written last, says which runs they are of and what
-    computed them. Figures go by their names.
+    one, which is as wide as `width` says, else as it needs); `runs.csv` has every run of the frame
+    `found` with all its numbers, unrounded; `answer.md` the answer under title and question;
+    `results.json` the `numbers` that another program may read; `provenance.json`, written last,
+    says which runs they are of and what computed them. Figures go by their names, in PNG, SVG and
+    PDF; `figures.json` has the title and the width of each, in their order.
     """
     folder = Path(folder)
     name = folder.name
@@ -43,9 +47,11 @@ def publish(
     texts = {
         f"{name}.csv": table.to_csv(),
         f"{name}.md": to_markdown(table),
-        f"{name}.tex": latex or to_latex(table, caption=question, label=f"tab:{name}"),
+        f"{name}.tex": latex
+        or to_latex(table, question, f"tab:{name}", width=width, over=draws_said(found)),
         "runs.csv": found.to_csv(index=False),
         "answer.md": f"# {title}\n\n**{question}**\n\n{answer}\n",
+        "figures.json": as_json({stem: _about(figure) for stem, figure in figures.items()}),
         "results.json": as_json(numbers),
         "provenance.json": as_json(provenance(name, found)),
     }
@@ -53,6 +59,12 @@ def publish(
         write_atomically(folder / file, lambda out, text=text: out.write(text.encode()))
         written.append(folder / file)
     return written
+
+
+def _about(figure: Figure) -> dict[str, str]:
+    wide = figure.get_figwidth() > plots.sheet.COLUMN
+    title = " ".join(figure.get_suptitle().replace("$", "").split())
+    return {"title": title, "width": "page" if wide else "column"}
 
 
 def provenance(name: str, found: pd.DataFrame) -> dict[str, Any]:

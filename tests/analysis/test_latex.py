@@ -1,14 +1,17 @@
 """LaTeX: well formed, escaped, the same each time, and bold only for what is clearly best."""
 
 import re
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
+from compiling import overfull
 
 from fmlora_lab.analysis.latex import clearly_best, to_latex
 from fmlora_lab.analysis.tables import pivot
+from fmlora_lab.config import BadInput
 from fmlora_lab.runs.frame import frame
 
 pytestmark = pytest.mark.unit
@@ -26,8 +29,9 @@ SUMMARY = pd.DataFrame(
 
 TABLE = r"""% The preamble needs \usepackage{booktabs}.
 \begin{table}
-\centering
-\caption{Acc by N}
+\centering\footnotesize
+\setlength{\tabcolsep}{3pt}
+\caption{Acc by N. Means over class orders; $\pm$: half the width of the 95\% t interval.}
 \label{tab:a_b}
 \begin{tabular}{lrr}
 \toprule
@@ -38,8 +42,7 @@ my\_own & \textbf{60.0 $\pm$ 2.0} & 42.0 $\pm$ 2.0 \\
 joint training & -- & -- \\
 \bottomrule
 \end{tabular}
-\par\smallskip{\footnotesize Mean over class orders $\pm$ half the width of its 95\% t """
-TABLE += r"""interval. Bold: the best of its column, where the 95\% interval of its """
+\par\smallskip{Bold: the best of its column, where the 95\% interval of its """
 TABLE += r"""difference from every other, paired by order, excludes 0.\par}
 \end{table}
 """
@@ -126,13 +129,19 @@ def test_special_characters_print_as_themselves():
     text = to_latex(table, "50% of R&D", "tab:x")
     check_structure(text, 3)
     for written in (
-        r"\caption{50\% of R\&D}",
+        r"\caption{50\% of R\&D. Means over class orders; $\pm$: half",
         r' & a\_b \& c & $\lambda$ $\le$ "2" \\',
         r"x\_1 & 5\% \#1 \textbackslash{}x & 1 $\pm$ 2 \\",
         r"y$<$z & p\{q\} \textasciitilde{}\textasciicircum{}\$ & -- \\",
     ):
         assert written in text
-    assert text.isascii() and "textbf" not in text and "footnotesize" not in text
+    assert text.isascii() and "textbf" not in text and "smallskip" not in text
+
+
+def test_a_minus_is_one_and_a_hyphen_stays():
+    table = pd.DataFrame({"gain, closed-form": ["-0.5 ± 0.2"]}, index=["SD-LoRA"])
+    text = to_latex(table, "c", "l")
+    assert r"SD-LoRA & $-$0.5 $\pm$ 0.2 \\" in text and "closed-form" in text
 
 
 def test_heads_are_escaped_too():
@@ -148,5 +157,60 @@ def test_heads_of_several_levels_need_no_further_package():
     heads = pd.MultiIndex.from_tuples([("a_b", 5), ("a_b", 10)])
     index = pd.MultiIndex.from_tuples([("m", "u"), ("m", "v")], names=["p_q", "r"])
     text = to_latex(pd.DataFrame([[1.5, 2], ["x", "y"]], index, heads), "c", "l")
-    check_structure(text, 4)
+    check_structure(text, 3)
     assert "multi" not in text and "cline" not in text and text.count(r"a\_b") == 2
+
+
+LONG = {
+    "forgetting, trained head (points)": "23.6 ± 2.3",
+    "Acc, best closed-form head (%)": "67.7 ± 2.6",
+    "kept besides the backbone": "1,216,896",
+    "gain, best closed-form head (points)": "+6.9 ± 0.7",
+    "Spearman": "+0.62 (+0.24 to +0.84)",
+}
+
+
+def wide(columns: int) -> pd.DataFrame:
+    """As many columns of long headings, over rows of which one has a long name."""
+    cells = list(LONG.items()) * columns
+    heads = [f"{head} {k}" for k, (head, _) in enumerate(cells[:columns])]
+    row = [cell for _, cell in cells[:columns]]
+    names = ["FM-LoRA", "directions of its own for each task, at ten times the rate (ours)"]
+    return pd.DataFrame([row, row], names, heads)
+
+
+def test_a_table_is_as_wide_as_it_needs_or_as_is_asked_and_splits_where_it_must():
+    assert to_latex(wide(2), "c", "l").count(r"\begin{table}") == 1
+    assert to_latex(wide(7), "c", "l").count(r"\begin{table*}") == 1
+    for width, name in (("column", "table"), ("page", "table*")):
+        text = to_latex(wide(20), "c", "l", width=width)
+        assert text.count(rf"\begin{{{name}}}") == 1
+        parts = re.findall(r"toprule\n(.*?)\\bottomrule", text, re.DOTALL)
+        assert len(parts) > 1 and all("FM-LoRA & " in part for part in parts)
+        heads = re.findall(r"(\d+)(?=\}| & | \\\\)", " ".join(re.findall(r"toprule\n(.*)", text)))
+        assert list(map(int, heads)) == list(range(20))
+    with pytest.raises(BadInput, match="width is 'poster'"):
+        to_latex(wide(2), "c", "l", width="poster")
+
+
+def test_a_caption_says_what_signs_and_brackets_mean():
+    text = to_latex(wide(5), "What is gained?", "l", over="5 class orders")
+    assert (
+        r"\caption{What is gained? Means over 5 class orders; $\pm$: half the width of the 95\% t "
+        r"interval. In brackets behind a number: its 95\% interval. In brackets in a heading: its "
+        r"unit.}"
+    ) in text
+    plain = to_latex(pd.DataFrame({"a": ["1"]}), "c", "l")
+    assert r"\caption{c}" in plain
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+@pytest.mark.parametrize("width", [None, "column", "page"])
+def test_tables_compile_and_none_is_wider_than_its_column(width, tmp_path):
+    tables = [to_latex(wide(n), "Why ± here?", f"tab:{n}", width=width) for n in (1, 3, 7, 20)]
+    signs = pd.DataFrame({"‖ΔW‖ × λ ≤ σ, τ ≥ ρ → ᵀ": ["−1 – 2’s", "a_b & c%#"]})
+    bold = np.array([[True], [False]])
+    tables.append(to_latex(signs, "|Δ| < 2 ~ x^2", "tab:signs", bold, width))
+    assert overfull("\n".join(tables), tmp_path) == []
+    too_wide = tables[-1].replace("a\\_b", "a\\_b" + "\\rule{600pt}{1pt}")
+    assert overfull(too_wide, tmp_path)

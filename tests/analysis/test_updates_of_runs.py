@@ -8,7 +8,14 @@ from coloured import coloured_folders
 
 from fmlora_lab import configure, restore, run
 from fmlora_lab.analysis import updates as updates_of
-from fmlora_lab.analysis.updates import measure, measured, measured_span, span, updates
+from fmlora_lab.analysis.updates import (
+    by_chance,
+    measure,
+    measured,
+    measured_span,
+    span,
+    updates,
+)
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.config import RunConfig
 
@@ -188,3 +195,17 @@ def test_what_was_measured_is_stored_with_the_run(stored, monkeypatch):
     assert (measured(free), measured_span(free, based)) == first
     names = {path.stem for path in (free.folder.path / "derived").iterdir()}
     assert names == {"subspaces", f"span-{based.id}"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_chance_gives_is_that_of_random_directions_of_these_shapes(stored, method):
+    draw = np.random.default_rng(0)
+    shapes = [(len(u), len(v)) for u, v in updates(stored(method))[0].values()]
+    found = by_chance(stored(method))
+    drawn = [
+        np.mean([abs(cosine(*draw.normal(size=(2, *shape)))) for _ in range(100)])
+        for shape in set(shapes)
+    ]
+    each = dict(zip(set(shapes), drawn, strict=True))
+    assert found["collision"] == pytest.approx(np.mean([each[s] for s in shapes]), rel=0.15)
+    assert 0 < found["input_cosine"] < 0.5

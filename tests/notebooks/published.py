@@ -6,9 +6,11 @@ not values.
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
+from compiling import overfull
 
 from fmlora_lab.render.notebooks import OWN, short_name
 from fmlora_lab.render.plan import needed
@@ -58,7 +60,13 @@ def test_a_notebook_leaves_figures_tables_and_their_source(notebook, monkeypatch
     name = short_name(notebook)
     folder = EXECUTED / "figures" / name
     pictures = sorted(folder.glob("*.png"))
-    assert pictures and all(p.with_suffix(".svg").exists() for p in pictures)
+    kinds = (".svg", ".pdf")
+    assert pictures and all(p.with_suffix(kind).exists() for p in pictures for kind in kinds)
+    listed = json.loads((folder / "figures.json").read_text())
+    assert {p.stem for p in pictures} == set(listed)
+    of_draws = "(one seed)"  # as all of these are, except what no order is drawn of
+    said = [about["title"] for about in listed.values()]
+    assert all(of_draws in title for title in said) or name == "cost"
     for file in (f"{name}.csv", f"{name}.tex", "runs.csv", "answer.md", "provenance.json"):
         assert (folder / file).stat().st_size > 50
     source = json.loads((folder / "provenance.json").read_text())
@@ -67,6 +75,13 @@ def test_a_notebook_leaves_figures_tables_and_their_source(notebook, monkeypatch
     assert source["notebook"] == name and source["orders"] == source["seeds"] == [0]
     assert set(source["runs"]) == {need.run_id for need in asked}
     assert all(need.stored for need in asked)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_every_table_compiles_and_fits_its_column(tmp_path):
+    tables = [path.read_text() for path in sorted(EXECUTED.glob("figures/*/*.tex"))]
+    assert len(tables) >= len(STUDIES)
+    assert overfull("\n\\clearpage\n".join(tables), tmp_path) == []
 
 
 def test_all_accuracy_matrices_are_lower_triangular_percentages():

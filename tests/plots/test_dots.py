@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reading import legend, marks, surrounds, title
+from reading import draws, legend, marks, surrounds, title
 
 from fmlora_lab import plots
 from fmlora_lab.metrics import t_interval
@@ -34,7 +34,10 @@ def test_dots_draw_a_row_a_group_from_top_to_bottom():
     assert names == {0: "FM-LoRA", 1: "variant", 2: "joint training"}
     assert surrounds(axis, [[50, 0], [80, 2]])
     assert axis.get_xlabel() == "Acc (%)"
-    assert list(legend(figure)) == ["linear", "class means"]
+    assert list(legend(figure)) == ["linear", "class means", "one order or seed (n = 1 to 3)"]
+    single = [[x for x, _ in dots if not np.isnan(x)] for dots in draws(axis)]
+    assert single == [[50, 54], [70, 74, 75]]
+    assert [{y for _, y in dots} for dots in draws(axis)] == [{linear[0][1]}, {means[1][1]}]
 
 
 def test_a_single_series_of_methods_looks_as_they_do():
@@ -43,7 +46,7 @@ def test_a_single_series_of_methods_looks_as_they_do():
     (axis,) = figure.axes
     drawn = {(line.get_color(), line.get_marker()) for line in axis.get_lines()}
     assert drawn >= {(look["color"], look["marker"]) for look in styles(methods).values()}
-    assert not figure.legends  # each is named by its row
+    assert list(legend(figure)) == ["one order or seed (n = 2)"]  # each is named by its row
 
     alike = plots.dots({name: {"Acc": 50.0} for name in "abc"}, "", "").axes[0].get_lines()
     assert len({line.get_color() for line in alike}) == 1
@@ -59,7 +62,10 @@ def test_a_single_series_of_methods_looks_as_they_do():
         ),
         ({"lora": [2.0, 2.5, 3]}, "Above FM-LoRA: sequential LoRA"),
         ({"lora": [-1.0, 2, 3]}, "3 class orders cannot tell 1 of 1 from it"),
-        ({"lora": [9.0]}, "Differences from FM-LoRA in one of the class orders: no interval"),
+        (
+            {"lora": [9.0]},
+            "Differences from FM-LoRA in one of the class orders: no interval (one seed)",
+        ),
     ],
 )
 def test_differences_stand_beside_0_and_the_title_says_which_lie_apart(gaps, said):

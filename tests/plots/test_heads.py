@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reading import legend, surrounds
+from reading import draws, legend, surrounds, title
 
 from fmlora_lab import plots
 
@@ -35,6 +35,26 @@ def test_each_method_has_a_mark_for_each_of_its_two_heads():
     assert axis.yaxis_inverted()
 
 
+def test_a_level_far_from_all_marks_is_named_at_the_edge_and_leaves_no_empty_third():
+    (axis,) = plots.accuracy_by_head(FOUND, "Heads", 60.0, 99.0).axes
+    upright = [line.get_xdata()[0] for line in axis.get_lines() if line.get_linestyle() == "--"]
+    assert upright == [60]
+    assert "joint training 99.0 →" in [text.get_text() for text in axis.texts]
+    low, high = axis.get_xlim()
+    assert high - 74 < (high - low) / 3
+
+
+def test_every_class_order_has_a_dot_and_one_alone_is_said_in_the_title():
+    orders = {"lora": (np.array([50.0, 52]), np.array([70.0, 74]), "ridge")}
+    figure = plots.accuracy_by_head(orders, "Heads")
+    assert draws(figure.axes[0]) == [[[50, 0], [52, 0]], [[70, 0], [74, 0]]]
+    assert list(legend(figure))[-1] == "one order or seed (n = 2)" and title(figure) == "Heads"
+    one = {"lora": (np.array([50.0]), np.array([70.0]), "ridge")}
+    assert title(plots.accuracy_by_head(one, "Heads")) == "Heads (one seed)"
+    every = plots.every_head({"lora": {"ridge": np.array([70.0, 74])}}, "Heads")
+    assert [x for x, _ in draws(every.axes[0])[0]] == [70, 74]
+
+
 def test_without_references_there_are_no_lines():
     (axis,) = plots.accuracy_by_head(FOUND, "Heads").axes
     assert not [line for line in axis.get_lines() if line.get_linestyle() == "--"]
@@ -50,7 +70,7 @@ BY_HEAD = {
 
 @pytest.fixture
 def every_head():
-    return plots.every_head(BY_HEAD, "Heads", 51.0, 84.0)
+    return plots.every_head(BY_HEAD, "Heads", 51.0, 66.0)
 
 
 def test_every_head_has_a_mark_in_its_methods_row_families_apart_the_highest_first(every_head):
@@ -65,7 +85,7 @@ def test_every_head_has_a_mark_in_its_methods_row_families_apart_the_highest_fir
     names = [text.get_text() for text in axis.texts]
     assert names == ["frozen backbone", "joint training", "FM-LoRA", "low-rank", "references"]
     upright = [line.get_xdata()[0] for line in axis.get_lines() if line.get_linestyle() == "--"]
-    assert upright == [51, 84]
+    assert upright == [51, 66]
 
 
 def test_what_is_carried_is_open_and_joined_to_what_is_plain(every_head):
@@ -100,5 +120,7 @@ def test_along_the_stream_stand_the_means_and_what_carrying_adds_in_the_same_ord
         [71, 51],
     ]
     assert below.get_lines()[0].get_ydata().tolist() == [0, 4]
-    assert list(legend(figure)) == ["lda", "lda-carried", "frozen backbone"]
+    names = ["lda", "lda-carried", "frozen backbone", "one order or seed (n = 2)"]
+    assert list(legend(figure)) == names
+    assert sorted(draws(below)[0]) == [[1, 0], [1, 0], [2, 3], [2, 5]]
     assert [axis.get_title() for axis in figure.axes[:2]] == ["sequential LoRA", "full fine-tuning"]

@@ -34,6 +34,23 @@ def test_matrices_share_one_scale_and_show_every_number():
     )
 
 
+def test_of_several_orders_matrices_are_averaged_and_the_title_says_of_how_many():
+    two = np.stack([lower_triangle(80, 70), lower_triangle(90, 60)])
+    figure = plots.accuracy_matrices({"lora": two})
+    shown = figure.axes[0].collections[0].get_array().filled(np.nan)
+    np.testing.assert_array_equal(shown, lower_triangle(85, 65))
+    assert title(figure).endswith("sequential LoRA 85% → 65% (means, n = 2)")
+    one = title(plots.accuracy_matrices({"lora": two[:1]}))
+    assert one.endswith("sequential LoRA 80% → 70% (one seed)")
+
+
+def test_what_chance_would_give_is_marked_on_the_scale():
+    figure = plots.heatmaps({"a": np.eye(3)}, "i", "j", "overlap", "Overlaps", chance=0.25)
+    *_, bar = figure.axes
+    assert {tuple(line.get_ydata()) for line in bar.get_lines()} == {(0.25, 0.25)}
+    assert title(figure) == "Overlaps; dotted on the scale: chance, 0.25"
+
+
 def test_maps_count_tasks_from_one_and_write_numbers_only_in_large_cells():
     small, large = np.full((6, 6), 0.25), np.full((12, 12), -0.5)
     figure = plots.heatmaps({"lora": small, "mine": large}, "task i", "task j", "cosine", "Angles")

@@ -5,10 +5,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from reading import intervals, marks, names, surrounds, title
+from reading import draws, intervals, legend, marks, names, surrounds, title
 
 from fmlora_lab import plots
 from fmlora_lab.metrics import t_interval
+from fmlora_lab.plots.sheet import DRAWS
 from fmlora_lab.plots.style import INK, styles
 
 pytestmark = pytest.mark.unit
@@ -22,7 +23,7 @@ CURVES = {
 
 
 def by_color(axis):
-    return {line.get_color(): line for line in axis.get_lines()}
+    return {line.get_color(): line for line in axis.get_lines() if line.get_gid() != DRAWS}
 
 
 def test_every_curve_is_drawn_with_its_numbers():
@@ -30,7 +31,9 @@ def test_every_curve_is_drawn_with_its_numbers():
     (axis,) = figure.axes
     lines = by_color(axis)
     color = {name: look["color"] for name, look in styles(CURVES).items()}
-    assert len(axis.get_lines()) == len(CURVES)
+    assert len(lines) == len(CURVES)
+    orders = [[t, acc] for order in CURVES["fm-lora"] for t, acc in enumerate(order, 1)]
+    assert draws(axis) == [orders]
     np.testing.assert_array_equal(lines[color["lora"]].get_ydata(), CURVES["lora"])
     np.testing.assert_array_equal(lines[color["fm-lora"]].get_ydata(), [80, 76, 70, 65])
     (band,) = (c for c in axis.collections if c.get_paths())  # for the one of two orders
@@ -53,15 +56,27 @@ def test_the_title_of_the_curves_follows_the_numbers():
     def said(curves):
         return title(plots.accuracy_over_tasks(curves))
 
-    assert said(CURVES) == (
-        "After 4 tasks: highest sequential LoRA 70%, FM-LoRA 65%, lowest full fine-tuning 30%"
+    one = {name: np.atleast_2d(own)[:1] for name, own in CURVES.items()}
+    assert said(one) == (
+        "After 4 tasks: from full fine-tuning 30% to sequential LoRA 70%, FM-LoRA 64% (one seed)"
     )
-    swapped = CURVES | {"lora": CURVES["full"], "full": CURVES["lora"]}
-    assert said(swapped) == (
-        "After 4 tasks: highest full fine-tuning 70%, FM-LoRA 65%, lowest sequential LoRA 30%"
+    above = one["lora"] + [[0], [1], [2]]
+    full, below = above - [[40], [42], [41]], above - [[20], [21], [20]]
+    apart = {"fm-lora": below, "lora": above, "full": full}
+    assert said(apart) == "After 4 tasks: highest sequential LoRA 71%, FM-LoRA 51%"
+    level = apart | {"fm-lora": above + np.array([[-9], [8], [-1]])}
+    assert said(level) == (
+        "After 4 tasks: sequential LoRA 71%, FM-LoRA 70%: no interval tells who leads"
     )
     assert said({"lora": CURVES["lora"]}) == "After 4 tasks: sequential LoRA 70%"
     assert said({"joint": CURVES["joint"]}) == "After 4 tasks: joint training 85%"
+
+
+def test_of_many_lines_orders_have_their_dots_at_the_end_alone():
+    curves = {f"m{i}": np.arange(10.0) + np.array([[i], [i + 1]]) for i in range(7)}
+    figure = plots.accuracy_over_tasks(curves)
+    assert draws(figure.axes[0]) == [[[10, 9 + i], [10, 10 + i]] for i in range(7)]
+    assert list(legend(figure)) == ["one order or seed (n = 2)"]
 
 
 def test_many_methods_are_named_at_their_ends_and_no_name_covers_another(toys):
@@ -145,16 +160,45 @@ def test_lines_leave_out_what_was_not_measured():
 
 
 def test_references_are_dashed_and_named_at_their_right_end():
-    levels = {"joint": 86.0, "free LoRA": 60.0, "wide": 60.2}
-    figure = plots.lines({"fm-lora": ([1, 2], [50.0, 55])}, "R", "%", "", references=levels)
+    levels = {"joint": 66.0, "free LoRA": 60.0, "wide": 60.2}
+    figure = plots.lines({"fm-lora": ([1, 2], [30.0, 55])}, "R", "%", "", references=levels)
     (axis,) = figure.axes
     dashed = [line for line in axis.get_lines() if line.get_linestyle() == "--"]
-    assert [set(line.get_ydata()) for line in dashed] == [{86.0}, {60.0}, {60.2}]
-    assert [line.get_color() for line in dashed[1:]] == [INK, INK]
-    assert dashed[0].get_color() == styles(["joint"])["joint"]["color"]
+    assert [set(line.get_ydata()) for line in dashed] == [{60.0}, {60.2}, {66.0}]
+    assert [line.get_color() for line in dashed[:2]] == [INK, INK]
+    assert dashed[2].get_color() == styles(["joint"])["joint"]["color"]
     said = names(axis)
     assert list(said) == ["joint training", "wide", "free LoRA", "FM-LoRA"]
     boxes = {name: text.get_window_extent() for name, text in said.items()}
     assert all(box.x0 >= axis.get_window_extent().x1 for box in boxes.values())
     assert not boxes["wide"].overlaps(boxes["free LoRA"])
-    assert surrounds(axis, [[1, 50], [2, 86]])
+    assert surrounds(axis, [[1, 30], [2, 66]])
+
+
+def test_a_reference_that_would_leave_a_third_of_the_axis_empty_is_named_alone():
+    levels = {"joint": 86.0, "free LoRA": 58.0}
+    figure = plots.lines({"lora": ([1, 2], [[50.0, 60]])}, "R", "%", "Falls", references=levels)
+    (axis,) = figure.axes
+    dashed = [line for line in axis.get_lines() if line.get_linestyle() == "--"]
+    assert [set(line.get_ydata()) for line in dashed] == [{58.0}]
+    assert next(iter(names(axis))) == "joint training 86 ↑"
+    low, high = axis.get_ylim()
+    assert high - 60 < (high - low) / 3
+    assert title(figure) == "Falls (one seed)"
+
+
+def test_what_chance_would_give_is_dotted_in_the_colour_of_its_line():
+    curves = {"R = 4": ([1, 2, 3], [0.2, 0.3, 0.2]), "R = 8": ([1, 2, 3], [0.4, 0.4, 0.5])}
+    chance = {"R = 4": 0.1, "R = 8": [0.2, 0.2, 0.3]}
+    figure = plots.lines(curves, "task", "share", "Held", chance=chance)
+    looks = styles(curves)
+    dotted = {
+        line.get_color(): line.get_ydata().tolist()
+        for line in figure.axes[0].get_lines()
+        if line.is_dashed()
+    }
+    assert dotted == {
+        looks["R = 4"]["color"]: [0.1, 0.1, 0.1],
+        looks["R = 8"]["color"]: [0.2, 0.2, 0.3],
+    }
+    assert list(legend(figure)) == ["by chance, in its colour"]

@@ -36,13 +36,13 @@ def test_a_setting_of_numbers_is_a_line_of_means_over_its_values():
     line = axis.get_lines()[0]
     np.testing.assert_allclose(line.get_xydata(), [[8, 51.5], [16, 52.5], [32, 50.5]])
     assert axis.get_xlabel() == "method.basis_rank" and axis.get_ylabel() == "Acc (%)"
-    said = "Acc (%) from 50.5 (at 32) to 52.5 (at 16), 2 seeds of training"
+    said = "Acc (%) from 50.5 (at 32) to 52.5 (at 16) (n = 2 seeds of training)"
     assert title(figure) == said and axis.get_xscale() == "linear"
 
 
 def test_what_one_draw_is_stands_in_the_title():
     figure = plots.over(swept("method.rank", [2, 4], seeds=[0]), "method.rank")
-    assert title(figure) == "Acc (%) from 50.0 (at 2) to 51.0 (at 4), one class order"
+    assert title(figure) == "Acc (%) from 50.0 (at 2) to 51.0 (at 4) (one seed)"
 
 
 def test_what_else_differs_is_a_line_each():

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from reading import names
 
@@ -53,3 +54,16 @@ def test_names_of_many_points_cover_neither_each_other_nor_a_mark(toys):
     assert not any(box.padded(2).count_contains(spots) for box in boxes)
     inner = axis.get_window_extent()
     assert all(inner.count_contains(box.corners()) == 4 for box in boxes)
+
+
+def test_names_of_a_few_points_cover_no_mark_that_has_no_name(toys):
+    draw = np.random.default_rng(1)
+    table = pd.DataFrame(draw.normal(size=(len(toys), 5)), index=[*toys], columns=[*"abcde"])
+    told = list(toys)[::6]
+    across = {name: name for name in "abcd"}
+    axes = plots.measures(table, across, {"e": "e"}, {}, "Together", told).axes
+    for axis, measure in zip(axes, across, strict=True):
+        boxes = [text.get_window_extent() for text in names(axis).values()]
+        assert len(boxes) == len(told)
+        spots = axis.transData.transform(table[[measure, "e"]])
+        assert not any(box.padded(5).count_contains(spots) for box in boxes)  # a mark has 6 pixels

@@ -11,6 +11,7 @@ from PIL import Image
 from reading import written
 
 from fmlora_lab import plots
+from fmlora_lab.config import BadInput
 from fmlora_lab.plots.sheet import COLUMN, PAGE, wrapped
 
 pytestmark = pytest.mark.unit
@@ -29,8 +30,9 @@ HEADS = [
 CLASSES = ["great white shark", "hen", "tree frog", "American lobster", "school bus"] * 2
 
 
-def drawn(name: str, methods: list[str]):
-    """A realistic figure at its fullest: of 25 methods where it is one of methods."""
+def drawn(name: str, methods: list[str], **how):
+    """A realistic figure at its fullest: of 25 methods where it is one of methods. `how` is for
+    the function that draws it."""
     draw, tasks = np.random.default_rng(0), np.arange(10)
     base = dict(zip(methods, draw.uniform(45, 65, len(methods)), strict=True))
 
@@ -47,63 +49,63 @@ def drawn(name: str, methods: list[str]):
     figures = {
         "accuracy_over_tasks": lambda: plots.accuracy_over_tasks(
             {m: around(base[m] - tasks, (3, 10)) for m in methods}
-        ),
+        , **how),
         "lines": lambda: plots.lines(
             {m: ([5, 10, 20, 50], around(base[m], (3, 4))) for m in methods},
             "tasks, N", ACC, TITLE, log_x=True, references={"joint": 90.0, "free LoRA": 61.0},
-        ),
+        **how),
         "trade_off": lambda: plots.trade_off(
             {m: (around(base[m] + 20), around(base[m] - 40)) for m in methods}, 10
-        ),
+        , **how),
         "frontier": lambda: plots.frontier(
             {m: (*swept(m, 5), ["×0.25", "×0.5", "×1", "×2", "×4"]) for m in few}, 10, TITLE
-        ),
+        , **how),
         "pareto": lambda: plots.pareto(
             {m: (around(base[m]), 10 ** (1 + 0.25 * i)) for i, m in enumerate(methods)},
             "numbers kept from task to task", log=True,
-        ),
+        **how),
         "scatter": lambda: plots.scatter(
             {m: draw.normal(size=(2, 45)) for m in methods[:12]}, LONG, LONG, TITLE
-        ),
+        , **how),
         "dots": lambda: plots.dots(
             {m: {head: around(base[m]) for head in several} for m in methods[::2]}, ACC, TITLE
-        ),
+        , **how),
         "dots, one series": lambda: plots.dots(
             {m: {"Acc": around(base[m])} for m in methods}, ACC, TITLE
-        ),
+        , **how),
         "dots, long names": lambda: plots.dots(
             {source: {"Acc": around(50)} for source in SOURCES}, ACC, TITLE
-        ),
-        "accuracy_matrices": lambda: plots.accuracy_matrices({m: triangle for m in few[:3]}),
+        , **how),
+        "accuracy_matrices": lambda: plots.accuracy_matrices({m: triangle for m in few[:3]}, **how),
         "heatmaps": lambda: plots.heatmaps(
             {m: draw.uniform(-1, 1, (6, 6)) for m in methods[:7]}, "task", "task",
             "|⟨ΔW$_i$, ΔW$_j$⟩| / (‖ΔW$_i$‖ ‖ΔW$_j$‖)", TITLE, diverging=True,
-        ),
+        **how),
         "rank_probabilities": lambda: plots.rank_probabilities(
             draw.dirichlet(np.ones(4), 10), [2, 4, 8, 16], [8] * 10, draw.uniform(size=10), TITLE
-        ),
+        , **how),
         "ranks_by_task": lambda: plots.ranks_by_task(
             {m: draw.integers(0, 8 + 8 * k, (10, 24)) for k, m in enumerate(few[:3])}, TITLE
-        ),
+        , **how),
         "stream_samples": lambda: plots.stream_samples(
             [(f"classes {i} to {i + 9}", pixels, tasks) for i in range(2)], CLASSES
-        ),
+        , **how),
         "measures": lambda: plots.measures(
             DataFrame({name: draw.normal(size=len(methods)) for name in "abcdef"}, index=methods),
             dict.fromkeys("abcd", LONG), {"e": ACC, "f": "forgetting (points)"},
             {(x, y): "ρ = −0.42 (−0.71 to −0.01)" for x in "abcd" for y in "ef"}, TITLE, few[:4],
-        ),
+        **how),
         "every_head": lambda: plots.every_head(
             {m: {head: around(base[m], ()) for head in HEADS} for m in methods}, TITLE, 58.0, 90.0
-        ),
+        , **how),
         "heads_over_tasks": lambda: plots.heads_over_tasks(
             {m: {head: around(base[m] - tasks, (3, 10)) for head in HEADS} for m in few[:4]},
             TITLE, around(60 - tasks, (3, 10)),
-        ),
+        **how),
         "stacks": lambda: plots.stacks(
             {head: {m: {"lost": around(2), "confused": around(15)} for m in methods}
              for head in HEADS[:2]}, "forgetting (points)", TITLE,
-        ),
+        **how),
     }  # fmt: skip
     return figures[name]()
 
@@ -116,7 +118,7 @@ FIGURES = [
 SEVERAL_PANELS = (
     "accuracy_matrices", "heatmaps", "stream_samples", "measures", "heads_over_tasks", "stacks",
 )  # fmt: skip
-OF_MANY = ("accuracy_over_tasks", "lines", "pareto", "every_head")
+OF_MANY = ("accuracy_over_tasks", "lines", "pareto", "trade_off", "every_head")
 """Figures that widen for as many methods as these."""
 
 
@@ -140,6 +142,37 @@ def test_on_paper_nothing_is_cut_off_or_covered(name, toys):
         panel = axis.get_tightbbox()  # with its labels
         assert not panel.overlaps(boxes[head])
         assert not any(panel.overlaps(key.get_window_extent()) for key in figure.legends)
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if "," not in name])
+def test_a_figure_is_as_wide_as_it_is_asked_to_be(name, toys):
+    width = "column" if name in (*SEVERAL_PANELS, "every_head") else "page"  # not its own
+    figure = drawn(name, list(toys)[:8], width=width)
+    assert figure.get_figwidth() == {"column": COLUMN, "page": PAGE}[width]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in (*figure.texts, *written(figure))]
+    assert all(figure.bbox.padded(0.5).count_contains(box.corners()) == 4 for box in boxes)
+
+
+def test_another_width_is_refused():
+    with pytest.raises(
+        BadInput, match="width is 'poster'; a figure is as wide as a column or a page"
+    ):
+        plots.lines({"lora": ([1], [1.0])}, "", "", "", width="poster")
+
+
+def test_whole_numbers_have_whole_ticks():
+    points = {"tasks": ([0.1, 0.2, 0.45], [2, 3, 2])}
+    (axis,) = plots.scatter(points, "error", "rank", "").axes
+    assert all(tick == round(tick) for tick in axis.get_yticks())
+    assert not all(tick == round(tick) for tick in axis.get_xticks())
+    (axis,) = plots.scatter({"tasks": ([1.5, 2.5], [4, 4])}, "error", "rank", "").axes
+    assert {3, 4, 5} >= {*axis.get_yticks()} >= {4}
+
+
+def test_a_minus_in_a_title_is_one():
+    said = plots.lines({"lora": ([1], [1.0])}, "", "", "N-LoRA -0.3 (-1 to 2)").get_suptitle()
+    assert said == "N-LoRA −0.3 (−1 to 2)"
 
 
 def test_a_layout_is_the_same_at_every_resolution(toys):
@@ -177,8 +210,8 @@ def test_saved_figures_are_the_same_bytes_and_keep_their_text(tmp_path, draw):
     once = draw()
     for folder, figure in (("one", once), ("two", once), ("drawn anew", draw())):
         written = plots.save(figure, tmp_path / folder, "figure")
-        assert [path.name for path in written] == ["figure.png", "figure.svg"]
-    for kind in ("png", "svg"):
+        assert [path.name for path in written] == ["figure.png", "figure.svg", "figure.pdf"]
+    for kind in ("png", "svg", "pdf"):
         one, *others = [path.read_bytes() for path in sorted(tmp_path.glob(f"*/*.{kind}"))]
         assert others == [one, one]
     svg = (tmp_path / "one" / "figure.svg").read_text()

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from reading import draws
 
 from fmlora_lab import plots
 from fmlora_lab.metrics import t_interval
+from fmlora_lab.plots.sheet import DRAWS
 
 pytestmark = pytest.mark.unit
 
@@ -36,12 +38,14 @@ def test_parts_follow_each_other_and_one_below_0_goes_back(figure):
 
 def test_the_interval_is_that_of_the_sum_and_rows_and_parts_have_their_names(figure):
     trained, _ = figure.axes
-    assert trained.get_lines()[0].get_xdata() == pytest.approx(t_interval([11.0, 23.0]))
-    assert np.isnan(trained.get_lines()[1].get_xdata()).all()  # of one class order
+    assert draws(trained) == [[[11, 0], [23, 0]]]
+    ranges = [line for line in trained.get_lines() if line.get_gid() != DRAWS]
+    assert ranges[0].get_xdata() == pytest.approx(t_interval([11.0, 23.0]))
+    assert np.isnan(ranges[1].get_xdata()).all()  # of one class order
     rows = [text.get_text() for text in trained.get_yticklabels()]
     assert rows == ["sequential LoRA", "full fine-tuning", "RanPAC"] and trained.yaxis_inverted()
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["lost", "confused"]
+    assert names == ["lost", "confused", "one order or seed (n = 2)"]
     assert [axis.get_title() for axis in figure.axes] == ["trained", "ridge"]
 
 

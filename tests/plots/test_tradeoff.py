@@ -4,10 +4,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from reading import clouds, intervals, legend, marks, names, surrounds, title
+from reading import clouds, draws, intervals, legend, marks, names, surrounds, title
 
 from fmlora_lab import plots
 from fmlora_lab.metrics import t_interval
+from fmlora_lab.plots.sheet import DRAWS
 from fmlora_lab.plots.style import styles
 
 pytestmark = pytest.mark.unit
@@ -22,7 +23,9 @@ def test_the_trade_off_marks_every_method_that_has_one():
     figure = plots.trade_off(points, tasks=10)
     (axis,) = figure.axes
     looks = styles(["fm-lora", "full"])
-    drawn = {line.get_color(): line.get_xydata().tolist() for line in axis.get_lines()}
+    means = [line for line in axis.get_lines() if line.get_gid() != DRAWS]
+    drawn = {line.get_color(): line.get_xydata().tolist() for line in means}
+    assert draws(axis) == [[[10, 70], [12, 74]]]
     assert drawn[looks["fm-lora"]["color"]] == [[11, 72]]
     assert drawn[looks["full"]["color"]] == [[50, 90]]
     assert sorted(marks(axis)) == [[[11, 72]], [[50, 90]]]
@@ -32,7 +35,10 @@ def test_the_trade_off_marks_every_method_that_has_one():
     assert axis.get_xlabel() == "forgetting (points)"
     assert axis.get_ylabel() == "learning accuracy (%)"
     assert {"FM-LoRA", "full fine-tuning"} < names(axis).keys()
-    assert title(figure) == "Full fine-tuning learns most (90%), FM-LoRA forgets least (11 points)"
+    assert title(figure) == (  # of one order nothing is parted
+        "Learning accuracy from 72 to 90% (full fine-tuning); forgetting from 50 to 11 points "
+        "(FM-LoRA)"
+    )
 
 
 def draws_equal_acc(axis, share: float) -> None:
@@ -62,9 +68,16 @@ def test_labels_of_lines_stand_outside_where_no_mark_can_lie():
     assert min(box.x0 for box in labels) > inner.x0
 
 
-def test_one_method_can_be_best_in_both():
-    figure = plots.trade_off({"lora": (80.0, 5.0), "full": (70.0, 60.0)}, tasks=5)
-    assert title(figure) == "Sequential LoRA both learns most and forgets least"
+def test_who_learns_most_is_said_where_the_intervals_part():
+    points = {"lora": ([80.0, 82, 84], [5.0, 9, 7]), "full": ([70.0, 73, 73], [6.0, 7, 8])}
+    assert title(plots.trade_off(points, tasks=5)) == (
+        "Sequential LoRA learns most (82%); forgetting from 7 to 7 points (sequential LoRA)"
+    )
+    one = {name: (learned[:1], lost[:1]) for name, (learned, lost) in points.items()}
+    assert title(plots.trade_off(one, tasks=5)) == (
+        "Learning accuracy from 70 to 80% (sequential LoRA); forgetting from 6 to 5 points "
+        "(sequential LoRA) (one seed)"
+    )
 
 
 def test_the_frontier_joins_points_in_order_and_names_each_beside_its_mark():
@@ -109,10 +122,35 @@ def test_pareto_marks_every_method_and_names_those_that_none_beats():
     assert intervals(axis) == [[[1e6, end] for end in t_interval([70, 74])]]  # of two orders
     assert surrounds(axis, [[0, 40], [2e6, 74]])
     assert axis.get_xlabel() == "numbers kept" and "(%)" in axis.get_ylabel()
-    assert title(figure).split(": ")[1] == "nearest class mean, FM-LoRA, sequential LoRA"
+    said = "Highest mean Acc up to each cost: nearest class mean, FM-LoRA, sequential LoRA"
+    assert title(figure) == said
+    assert draws(axis) == [[[1e6, 70], [1e6, 74]]]
     (stairs,) = (line for line in axis.get_lines() if line.get_color() == "#999999")
     assert stairs.get_xydata().tolist() == [[0, 55], [1e5, 55], [1e5, 60], [1e6, 60], [1e6, 72]]
     assert len(names(axis)) == len(points)
+
+
+def test_the_title_says_which_methods_intervals_part_from_all_that_cost_no_more():
+    points = {"lora": ([50.0, 52, 54], 1.0), "full": ([60.0, 62, 65], 2.0)}
+    points["inflora"] = ([63.0, 62, 70], 3.0)
+    said = title(plots.pareto(points, "cost"))
+    assert said.endswith("by interval above all that cost no more: full fine-tuning")
+
+
+def test_no_third_of_the_axis_of_costs_is_empty():
+    def emptiest(prices, **how):
+        points = {f"m{price}": ([50.0, 51], price) for price in prices}
+        (axis,) = plots.pareto(points, "cost", **how).axes
+        places = axis.transData.transform([(price, 50) for price in prices])[:, 0]
+        left, right = axis.get_window_extent().intervalx
+        return max(places.min() - left, right - places.max()) / (right - left), axis
+
+    for prices, how in (((42, 62, 92, 147), {}), ((0, 8e3, 1e5, 1e6), {"log": True})):
+        empty, axis = emptiest(prices, **how)
+        assert empty < 1 / 3
+    assert axis.transData.transform((0, 50))[0] < axis.transData.transform((8e3, 50))[0]
+    _, axis = emptiest((1, 2, 40, 1000))
+    assert axis.get_xscale() == "log"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -144,11 +182,30 @@ def test_a_scatter_draws_every_pair_and_orders_it_by_rank():
     ]
     assert surrounds(axis, [[1, 1], [4, 27]])
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("drift", "lost (points)")
-    assert list(legend(figure)) == ["sequential LoRA  +1.00", "full fine-tuning  −1.00", "L2P  –"]
+    assert list(legend(figure)) == [
+        "sequential LoRA  +1.00 (n = 3)", "full fine-tuning  −1.00 (n = 4)", "L2P  – (n = 2)",
+    ]  # fmt: skip
     x, y = np.transpose([pair for cloud in clouds(axis).values() for pair in cloud])
     places = [(v[:, None] > v).sum(1) + (v[:, None] == v).sum(1) / 2 for v in (x, y)]
     rho = np.corrcoef(*places)[0, 1]
     assert figure.legends[0].get_title().get_text() == f"Spearman's ρ (all points: −{-rho:.2f})"
+
+
+def test_clouds_of_one_family_are_told_apart_and_chance_is_dotted():
+    points = {name: ([1.0, 2], [3.0, 4]) for name in ("lora", "inflora", "full")}
+    figure = plots.scatter(points, "overlap", "lost", "Says", chance=0.5)
+    (axis,) = figure.axes
+    faces = [key.get_markerfacecolor() for key in figure.legends[0].legend_handles]
+    assert faces[1] == "white" and "white" not in (faces[0], faces[2])
+    (line,) = axis.get_lines()
+    assert set(line.get_xdata()) == {0.5} and list(names(axis)) == ["chance"]
+
+
+def test_every_order_of_the_frontier_has_a_dot():
+    curves = {"lora": ([[5.0, 20], [7, 24]], [[60.0, 70], [62, 72]], ["×1", "×2"])}
+    (axis,) = plots.frontier(curves, tasks=5, title="").axes
+    assert marks(axis) == [[[6, 61], [22, 71]]]
+    assert draws(axis) == [[[5, 60], [20, 70], [7, 62], [24, 72]]]
 
 
 def test_of_one_method_or_none_no_superlative_is_said():

@@ -38,8 +38,8 @@ def published(folder, found, **more):
 def test_publishing_twice_gives_the_same_bytes(found, tmp_path):
     first, again = (published(tmp_path / part / "name", found) for part in "ab")
     assert [path.name for path in first] == [
-        "picture.png", "picture.svg", "name.csv", "name.md", "name.tex", "runs.csv", "answer.md",
-        "results.json", "provenance.json",
+        "picture.png", "picture.svg", "picture.pdf", "name.csv", "name.md", "name.tex", "runs.csv",
+        "answer.md", "figures.json", "results.json", "provenance.json",
     ]  # fmt: skip
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
@@ -50,6 +50,8 @@ def test_what_is_published_says_what_it_is_and_where_it_comes_from(found, tmp_pa
     published(folder, found)
     assert (folder / "answer.md").read_text() == "# A title\n\n**Is it so?**\n\nIt is.\n"
     assert json.loads((folder / "results.json").read_text()) == {"acc": rounded(found.acc.mean())}
+    about = {"picture": {"title": "Title", "width": "column"}}
+    assert json.loads((folder / "figures.json").read_text()) == about
     source = json.loads((folder / "provenance.json").read_text())
     assert source["notebook"] == "name" and set(source["runs"]) == set(map(str, found.run))
     assert source["methods"] == ["linear-probe", "prototypes"]
@@ -67,6 +69,9 @@ def test_the_table_is_there_to_be_read_in_every_format(found, tmp_path):
     markdown, latex = ((folder / f"name.{kind}").read_text() for kind in ("md", "tex"))
     assert all(f"| {row} | " in markdown and f"{row} & " in latex for row in rows)
     assert r"\toprule" in latex and r"\label{tab:name}" in latex and "Is it so?" in latex
+    assert "Means over 3 seeds of training" in latex
+    published(folder, found, width="page")
+    assert r"\begin{table*}" in (folder / "name.tex").read_text()
     published(folder, found, latex="another table")
     assert (folder / "name.tex").read_text() == "another table"
 
