@@ -55,6 +55,8 @@ def check(name: str, answer: Any) -> Verdict:
         return Verdict(
             False, f"A function is asked for here, and this is a {type(answer).__name__}."
         )
+    if callable(answer) and not callable(exercise.right):
+        return Verdict(False, "A value is asked for here, and this is a function.")
     try:
         given = _values(answer, exercise.cases)
     except Exception as error:  # the reader's own code: whatever it raises is an answer to her

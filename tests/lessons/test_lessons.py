@@ -122,6 +122,7 @@ def test_what_is_said_of_other_wrong_answers():
         return verdict.says
 
     assert says(3.0) == "A function is asked for here, and this is a float."
+    assert says(max, "guessing") == "A value is asked for here, and this is a function."
     assert says(lambda a: None) == "Your function returns nothing: does it have a `return`?"
     assert says(lambda a: a.mode()).startswith("Your function raises AttributeError: 'numpy")
     assert says(lambda a: 1.0).startswith("On a trial it gives 1.0, and 25 is right. For each")
