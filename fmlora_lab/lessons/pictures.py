@@ -154,8 +154,9 @@ def marks(
     for y, found in enumerate(rows.values()):
         for k, (x, look) in enumerate(zip(found, TASK_LOOKS, strict=True)):
             lane = y + (k - 1) * 0.24
+            words = str(x) if isinstance(x, int) else f"{x:.2f}".replace("-", "−")
             axis.plot(x, lane, **drawn({**look, "linestyle": "none"}, 1.3 * MARK))
-            axis.annotate(f"{x:.2g}".replace("-", "−"), (x, lane), (6, 0), va="center",
+            axis.annotate(words, (x, lane), (6, 0), va="center",
                           textcoords="offset points", fontsize=SMALL, color=INK)  # fmt: skip
     for name, look in zip(said, TASK_LOOKS, strict=True):
         axis.plot([], [], **drawn({**look, "linestyle": "none"}), label=name)
