@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -97,6 +98,8 @@ def bar(iterable: Iterable | None = None, **how: Any) -> "Bar":
 
     Give it what to iterate over, or call its `update`; `set_description` tells that a task begins.
     """
+    if (do := _instead.get()) is not None:
+        return Unseen(do, iterable, **how)
     match kind():
         case "notebook":
             return _widget()(iterable, **how)
@@ -107,6 +110,31 @@ def bar(iterable: Iterable | None = None, **how: Any) -> "Bar":
         case "terminal":
             return tqdm(iterable, **_room(), **how)
     return tqdm(iterable, disable=True, **how)
+
+
+_instead: ContextVar[Callable[[], None] | None] = ContextVar("instead", default=None)
+
+
+@contextmanager
+def instead(do: Callable[[], None]) -> Iterator[None]:
+    """No bars in the block, for whoever shows in another way how far things are, and in no other
+    thread; `do` is called wherever one would have moved, and may raise."""
+    token = _instead.set(do)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
+
+class Unseen(tqdm):
+    """Such a bar."""
+
+    def __init__(self, do: Callable[[], None], iterable: Iterable | None = None, **how: Any):
+        self.do = do
+        super().__init__(iterable, disable=True, **how)
+
+    def update(self, n: float | None = 1) -> None:
+        self.do()
 
 
 class Lines:

@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import nbformat
@@ -332,3 +333,28 @@ def test_no_other_module_draws_bars():
     package = Path(progress.__file__).parent
     drawing = [p.name for p in package.rglob("*.py") if "tqdm" in p.read_text("utf-8")]
     assert drawing == ["progress.py"]
+
+
+@pytest.mark.unit
+def test_who_shows_it_otherwise_is_called_wherever_a_bar_would_move():
+    moved, others = [], []
+    with progress.instead(lambda: moved.append(1)):
+        with progress.bar(desc="runs", total=3, leave=False) as bar:
+            bar.set_description("task 1")
+            bar.update(2)
+        thread = Thread(target=lambda: others.append(progress.bar(total=1)))
+        thread.start()
+        thread.join()
+    others.append(progress.bar(total=1))
+    others[-1].update()
+    assert moved == [1] and [type(other) for other in others] == [Lines, Lines]
+
+
+@pytest.mark.unit
+def test_who_shows_it_otherwise_may_end_it():
+    def enough():
+        raise KeyError
+
+    with pytest.raises(KeyError), progress.instead(enough):
+        progress.bar(total=3).update()
+    assert type(progress.bar(total=3)) is Lines

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fmlora_lab import run, threads
-from fmlora_lab.lessons.live import Trained, first_tasks, small
+from fmlora_lab.lessons.watched import Trained, first_tasks, small
 from fmlora_lab.profiles import configure
 from fmlora_lab.render.notebooks import OneOfTwo
 from fmlora_lab.runs import run as run_module

@@ -5,7 +5,8 @@
 """
 
 from fmlora_lab.lessons.answers import check
-from fmlora_lab.lessons.live import retrain, small
+from fmlora_lab.lessons.live import retrain
 from fmlora_lab.lessons.source import show
+from fmlora_lab.lessons.watched import small
 
 __all__ = ["check", "retrain", "show", "small"]

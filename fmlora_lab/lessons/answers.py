@@ -1,7 +1,9 @@
 """Answers to exercises: right, wrong in a way that many are wrong, or not there yet."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,23 +11,39 @@ import numpy as np
 from fmlora_lab.config import BadInput
 from fmlora_lab.lessons.exercises import EXERCISES, Exercise
 
+LOOKS = {
+    None: ("Not answered yet.", "#3d4451", "#f0f1f3"),
+    True: ("Right.", "#14532d", "#e3f4e8"),
+    False: ("Not yet.", "#7c2d12", "#fdeee3"),
+}
+"""What a verdict begins with, its colour, and that of its ground, on a dark page too."""
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What a lesson says of an answer; `right` is None while there is none."""
 
     right: bool | None
-    says: str
+    says: str = ""
 
-    def _repr_markdown_(self) -> str:
-        mark = {None: "✏️ Not answered yet.", True: "✅ Right.", False: "❌ Not yet."}[self.right]
-        return f"**{mark}** {self.says}"
+    def __repr__(self) -> str:
+        return f"{LOOKS[self.right][0]} {self.says}".strip()
+
+    def _repr_html_(self) -> str:
+        word, color, ground = LOOKS[self.right]
+        says = re.sub(r"`(.*?)`", r"<code style='color:inherit;background:none'>\1</code>",
+                      escape(self.says))  # fmt: skip
+        return (
+            f"<div role='status' style='color:{color};background:{ground};padding:6px 10px;"
+            f"border-left:5px solid {color};max-width:75em'><b>{word}</b> {says}</div>"
+        )
 
 
 def check(name: str, answer: Any) -> Verdict:
     """Look at the answer to the exercise of this name: a value, or a function that is tried out.
 
-    An answer that is still `...`, or a function that still returns it, is no wrong answer.
+    An answer that is still `...`, or a function that still returns it, is no wrong answer, and gets
+    no hint yet.
     BadInput for an exercise that is not there.
     """
     if name not in EXERCISES:
@@ -33,16 +51,18 @@ def check(name: str, answer: Any) -> Verdict:
     exercise = EXERCISES[name]
     if callable(exercise.right) and not callable(answer):
         if answer is ...:
-            return Verdict(None, exercise.hint)
+            return Verdict(None)
         return Verdict(
             False, f"A function is asked for here, and this is a {type(answer).__name__}."
         )
+    if callable(answer) and not callable(exercise.right):
+        return Verdict(False, "A value is asked for here, and this is a function.")
     try:
         given = _values(answer, exercise.cases)
     except Exception as error:  # the reader's own code: whatever it raises is an answer to her
         return Verdict(False, f"Your function raises {type(error).__name__}: {error}")
     if any(value is ... for value in given):
-        return Verdict(None, exercise.hint)
+        return Verdict(None)
     if any(value is None for value in given):
         return Verdict(False, "Your function returns nothing: does it have a `return`?")
     if _same(given, _values(exercise.right, exercise.cases)):

@@ -17,8 +17,8 @@ NAN = np.nan
 class Exercise:
     """`cases` are the arguments that functions are tried with; none where a value is asked for.
 
-    `hint` is said before an answer, and with a wrong one that is no known mistake; `mistakes`
-    are pairs of a wrong answer and what is said of it.
+    `hint` is said of a wrong answer that is no known mistake; `mistakes` are pairs of a wrong
+    answer and what is said of it.
     """
 
     right: Any

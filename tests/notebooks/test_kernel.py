@@ -181,25 +181,26 @@ def test_no_cell_after_a_sweep_that_was_stopped_by_its_button_is_run(tmp_path):
 
 LESSON = """
 import os, signal
-from fmlora_lab.lessons import live, retrain, small
+from fmlora_lab.lessons import retrain, small, watched
 
-log = live.Trained.log
+log = watched.Trained.log
 
 def interrupted(trained, line):
     log(trained, line)
     if line["task"] == 1:
         os.kill(os.getpid(), signal.SIGINT)
+        trained.cancelled.wait(60)
 
 def make(rank):
     return small("lora", {"method.rank": rank, "training.epochs": 1})
 
-live.Trained.log = interrupted
+watched.Trained.log = interrupted
 """
 RETRAIN = "retrain(make, [1, 8], 8, 'rank')"
 
 
 def test_a_lesson_that_was_interrupted_trains_anew():
-    cells = executed(LESSON, RETRAIN, "live.Trained.log = log", RETRAIN)
+    cells = executed(LESSON, RETRAIN, "watched.Trained.log = log", RETRAIN)
     said = ["stopped after task 1 of 3; run the cell again to train anew"]
     assert errors(cells) == [[], said, [], []]
     assert any("image/png" in out.get("data", {}) for out in cells[-1].outputs)
