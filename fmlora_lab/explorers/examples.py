@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmlora_lab.analysis.collision import collision_rates
+from fmlora_lab.analysis.experts import experts_of, of_two_towers
 from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable
@@ -26,11 +27,14 @@ FLIPPED = 2
 def prepare(run: Run) -> None:
     """Keep with a run all that the explorers show of it.
 
-    Needs the test images of a run of FM-LoRA. BadInput for a method that no explorer shows, OSError
-    for a disk on which nothing can be kept.
+    Needs the test images of a run of FM-LoRA. BadInput for a run that no explorer shows, of two
+    towers any but the expert pool's; OSError for a disk on which nothing can be kept.
     """
     if not run.shipped:
         check_writable(run.folder.path)
+    if of_two_towers(run):
+        experts_of(run)
+        return
     related(run)
     if not run.shipped:
         collision_rates(run)

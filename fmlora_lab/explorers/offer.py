@@ -12,9 +12,13 @@ from fmlora_lab.runs.stored import Run, load_runs
 WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="30em")}
 
 
-def offered(runs_dir: Path | str | None, suits: Callable[[Run], bool]) -> dict[str, Run]:
+def offered(
+    runs_dir: Path | str | None,
+    suits: Callable[[Run], bool],
+    command: str = "fmlora-lab run --method fm-lora",
+) -> dict[str, Run]:
     """Runs that suit a view by their label: the examples, then one's own, each in the order of
-    the tables. BadInput if there is none."""
+    the tables. BadInput if there is none, with the `command` that makes one."""
     examples = [Run(folder) for folder in prepared()]
     known = {run.id for run in examples}
     own = [run for run in load_runs(runs_dir) if run.id not in known]
@@ -25,9 +29,7 @@ def offered(runs_dir: Path | str | None, suits: Callable[[Run], bool]) -> dict[s
         if suits(run)
     }
     if not found:
-        raise BadInput(
-            "no stored run suits this explorer; make one with `fmlora-lab run --method fm-lora`"
-        )
+        raise BadInput(f"no stored run suits this explorer; make one with `{command}`")
     return found
 
 

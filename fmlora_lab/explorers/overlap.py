@@ -9,6 +9,7 @@ from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.collision import known_rates
+from fmlora_lab.analysis.experts import of_two_towers
 from fmlora_lab.analysis.overlap import WEIGHTS, Relation, related, relation
 from fmlora_lab.analysis.starts import SIDES, at_weight, said
 from fmlora_lab.analysis.updates import Array
@@ -36,8 +37,13 @@ def subspace_overlap(runs_dir: Path | str | None = None, static: bool = False) -
     return explorer(runs_dir).shown(static)
 
 
+def suits(run: Run) -> bool:
+    """Whether a run's updates are known by block: those of two towers are `experts`'."""
+    return run.label.updates is not None and not of_two_towers(run)
+
+
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
-    found = offered(runs_dir, lambda run: run.label.updates is not None)
+    found = offered(runs_dir, suits)
     slim = {"style": {"description_width": "initial"}, "layout": Layout(width="14em")}
     left, right = dropdown("left", found, "fm-lora"), dropdown("right", found, "lora")
     block = Dropdown(options=[1], description="block", **slim)

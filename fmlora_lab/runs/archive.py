@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from fmlora_lab.runs.stored import Run
 
 RELATIONS = "derived/relations.safetensors"
-"""What the explorers show of an example beside its records."""
+EXPERTS = "derived/experts.safetensors"
+"""What the explorers show of an example beside its records: one of these, or both."""
 RESULTS = Path(str(files("fmlora_lab") / "results"))
 """The collections that came with the lab."""
 
@@ -121,7 +122,7 @@ def prepared() -> list[ArchivedRun]:
         ArchivedRun(archive, name.split("/")[0])
         for archive in map(opened, collections().values())
         for name in archive.names
-        if name.endswith(f"/{RELATIONS}")
+        if name.endswith((f"/{RELATIONS}", f"/{EXPERTS}"))
     ]
     return sorted(examples, key=lambda run: run.run_id)
 

@@ -106,7 +106,7 @@ class Rank1PoolSettings(SiteSettings):
     },
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
     updates="factors",
-    ships=STARTS,
+    ships=(*STARTS, "counts"),
 )
 class Rank1Pool(Method):
     settings: Rank1PoolSettings

@@ -1,0 +1,107 @@
+"""The experts explorer shows the stored votes and accuracies; a run that ships opens it."""
+
+import time
+
+import pytest
+from matplotlib.figure import Figure
+from pools import NAMES, pool_run
+
+from fmlora_lab.analysis.experts import TOWERS, course_of, experts_of, suits
+from fmlora_lab.config import BadInput
+from fmlora_lab.explorers import experts, subspace_overlap
+from fmlora_lab.explorers.examples import prepare
+from fmlora_lab.explorers.experts import ALL, GIVEN, built, draw, explorer
+from fmlora_lab.methods.registry import METHODS
+from fmlora_lab.runs.archive import prepared, ship
+from fmlora_lab.runs.stored import Run
+
+pytestmark = pytest.mark.unit
+
+EXAMPLES = [run for run in map(Run, prepared()) if suits(run)]
+
+
+@pytest.fixture
+def own(tmp_path):
+    return pool_run(tmp_path / "runs")
+
+
+@pytest.fixture
+def page(own, monkeypatch):
+    monkeypatch.setattr("fmlora_lab.explorers.offer.prepared", list)
+    return explorer(own.folder.root)
+
+
+def test_the_numbers_of_a_domain_are_written_out(own, page, move):
+    move(domain=2, other=3, classes=GIVEN)
+    found, words = experts_of(own), page.words.value
+    for tower in TOWERS:
+        assert f">{100 * found.share(1, tower):.0f}%<" in words
+        assert f">{found.chance[found.within(tower)].mean():.3f}<" in words
+    course = course_of(own, True)
+    for i in (0, 2):
+        line = words.split(f">{i + 1} {NAMES[i]}")[1].split("</tr>")[0]
+        cells = [cell.split("<")[0] for cell in line.split("'>")[1:]]
+        assert cells[0] == f"{found.cosine[:, 1, i].mean():.3f}"
+        assert cells[1] == f"{found.ago[:, 1, i].mean():.2g}"
+        assert cells[2:4] == [f"{course.before[i]:.1f}%", f"{course.after[1, i]:.1f}%"]
+        assert line.startswith(", yet to come") == (i == 2)
+    assert f"when learned {course.after[1, 1]:.1f}%" in words
+
+
+@pytest.mark.parametrize(("control", "value"), [("domain", 3), ("other", 1), ("classes", ALL)])
+def test_each_control_changes_the_picture(page, move, control, value):
+    before = move(domain=2, other=3, classes=GIVEN)
+    assert move(**{control: value}) != before
+
+
+def test_it_opens_with_the_second_domain_beside_the_last(page):
+    said = page.figure.axes[0].texts[-1].get_text()
+    assert said.startswith("Domain 2, greek. After it cyrillic, which is yet to come")
+
+
+def test_a_run_that_ships_is_an_example_and_no_one_elses(own, tmp_path, monkeypatch):
+    prepare(own)
+    assert own.folder.derived_files() == ["derived/experts.safetensors"]
+    ships = {"rank1-pool": METHODS["rank1-pool"].record.ships}
+    path = ship([own], tmp_path / "few.zip", ships)
+    monkeypatch.setattr("fmlora_lab.runs.archive.collections", lambda: {"few": path})
+    page = explorer(tmp_path / "none")
+    assert [label for label, _ in page.controls["run"].options] == [
+        "Rank-1 Expert Pool · glyph-scripts, 3 tasks, seed 0 · example abc123"
+    ]
+    with pytest.raises(BadInput, match="no stored run suits this explorer"):
+        subspace_overlap(tmp_path / "none")
+
+
+def test_without_a_run_a_sentence_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("fmlora_lab.explorers.offer.prepared", list)
+    with pytest.raises(BadInput, match="--method rank1-pool --backbone glyphs-clip"):
+        experts(tmp_path)
+
+
+def test_static_is_the_figure_that_it_opens_with(own):
+    figure = experts(own.folder.root, static=True)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert isinstance(figure, Figure) and titles.count("merged") == 2
+
+
+def test_a_picture_is_redrawn_in_a_tenth_of_a_second(own):
+    draw(own, 1, 2, GIVEN)[0].png()
+    took = []
+    for domain in (2, 3, 1, 2, 3):
+        began = time.process_time()
+        draw(own, domain, 2, GIVEN)[0].png()
+        took.append(time.process_time() - began)
+    assert min(took) < 0.1
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="no run of two towers came with the lab")
+def test_on_a_fresh_clone_it_opens_with_the_run_that_came_with_the_lab(tmp_path):
+    page = explorer(tmp_path)
+    run = page.controls["run"].value
+    assert run in EXAMPLES and run.config["benchmark"]["name"] == "glyph-scripts"
+    picture = built(run)
+    assert len(picture.names) == 6 and len(picture.experts.sites) == 60
+    # every text begins with the same token, and a causal tower reads nothing else there
+    votes = picture.experts.votes[:, picture.experts.within("text")]
+    assert ((votes == 0) | (votes == 1)).mean() > 0.9
