@@ -66,7 +66,7 @@ def accuracy_by_head(
         for own, color in zip((trained, best), colors, strict=True):
             if np.size(own) > 1:
                 draw_dots(axis, own, np.full(np.size(own), y), color)
-        means = [np.mean(own) for own in (trained, best)]
+        means = [np.asarray(own, float).mean() for own in (trained, best)]
         axis.plot(means, [y, y], color=FAINT, linewidth=3, zorder=1)
         axis.plot(means[0], y, **drawn({**looks[name], "linestyle": "none"}), zorder=3)
         axis.plot(means[1], y, **drawn(closed), zorder=3)
@@ -100,7 +100,10 @@ def every_head(
     between the two. `frozen` and `joint` are as in `accuracy_by_head`.
     """
     families = list(dict.fromkeys(map(family_of, found)))
-    means = {n: {head: np.mean(own) for head, own in row.items()} for n, row in found.items()}
+    means = {
+        n: {head: np.asarray(own, float).mean() for head, own in row.items()}
+        for n, row in found.items()
+    }
     best = {name: np.nanmax(list(row.values())) for name, row in means.items()}
     rows = sorted(found, key=lambda name: (families.index(family_of(name)), -best[name]))
     looks = _looks(head for row in found.values() for head in row)

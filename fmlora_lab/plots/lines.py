@@ -179,5 +179,5 @@ def _ranking(last: Mapping[str, NDArray[np.float64]], n: int) -> str:
     table = table_of(last)
     said = standing(table)
     own = {name: mean for name, mean in table.mean().items() if family_of(str(name)) == OWN}
-    others = [f"{title_of(name)} {mean:.0f}%" for name, mean in own.items()]
+    others = [f"{title_of(str(name))} {mean:.0f}%" for name, mean in own.items()]
     return f"After {n} tasks: " + ", ".join([said, *(o for o in others if o not in said)])

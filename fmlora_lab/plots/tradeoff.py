@@ -54,7 +54,8 @@ def trade_off(
     for name, ends in rays.items():
         axis.add_collection(LineCollection(ends, color=looks[name]["color"], linewidth=0.6))
         if len(ends) > 1:
-            draw_dots(axis, *orders[name].T, looks[name]["color"])
+            lost, learned = orders[name].T
+            draw_dots(axis, lost, learned, looks[name]["color"])
     axis.autoscale_view()
     _equal_acc_lines(axis, (tasks - 1) / tasks)
     every = [learned for learned, _ in points.values()]
@@ -92,7 +93,7 @@ def frontier(
             ]
             color = looks[name]["color"]
             axis.add_collection(LineCollection(rays, color=color, linewidth=0.4, alpha=0.6))
-            draw_dots(axis, *own.reshape(-1, 2).T, color)
+            draw_dots(axis, own[..., 0], own[..., 1], color)
     axis.autoscale_view()
     _equal_acc_lines(axis, (tasks - 1) / tasks)
     every = [learned for _, learned, _ in curves.values() if np.ndim(learned) > 1]

@@ -14,7 +14,7 @@ from fmlora_lab.analysis.latex import to_latex
 from fmlora_lab.analysis.standing import draws_said
 from fmlora_lab.analysis.tables import to_markdown
 from fmlora_lab.files import write_atomically
-from fmlora_lab.plots.sheet import Width
+from fmlora_lab.plots.sheet import COLUMN, Width
 from fmlora_lab.runs.run import revision
 
 PACKAGES = ("fmlora-lab", "torch", "timm", "numpy", "pandas", "matplotlib")
@@ -62,7 +62,7 @@ def publish(
 
 
 def _about(figure: Figure) -> dict[str, str]:
-    wide = figure.get_figwidth() > plots.sheet.COLUMN
+    wide = figure.get_figwidth() > COLUMN
     title = " ".join(figure.get_suptitle().replace("$", "").split())
     return {"title": title, "width": "page" if wide else "column"}
 
