@@ -15,6 +15,7 @@ from fmlora_lab.heads import Banks, trained_head
 from fmlora_lab.heads.banks import some
 from fmlora_lab.methods.method import Batch
 from fmlora_lab.methods.registry import build
+from fmlora_lab.training.distributed import Ranks
 from fmlora_lab.training.feature_watch import FeatureWatch
 
 EVALUATION_BATCH = 128
@@ -58,12 +59,22 @@ class Answers(NamedTuple):
 
 
 class Learner:
-    """Tower, method, trained head and banks of one run, on one device."""
+    """Tower, method, trained head and banks of one run, on one device; of a run on several, each
+    has one."""
 
-    def __init__(self, config: RunConfig, model: Tower, n_classes: int, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Tower,
+        n_classes: int,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ):
+        self.config, self.device, self.ranks = config, device, ranks or Ranks()
         self.model = model.to(device)
         self.method = build(config.method, self.model).to(device)
+        if self.ranks.size > 1:
+            self.method.whole, self.method.add_up = self.ranks.whole, self.ranks.add_up
         self.method.eval()
         self.head = trained_head(config.training.head, model.width, n_classes).to(device)
         self.banks = Banks(model.width, n_classes, config.heads).to(device)
@@ -107,12 +118,18 @@ class Learner:
         return self._forward(pixels)[0]
 
     def loss(self, images: Images, query: Tensor | None = None) -> Tensor:
-        """The method's mean loss over the classes that it tells apart.
+        """The method's mean loss over the classes that it tells apart, or this process's part of
+        it.
 
         `query` (B, d), where the method needs one and it is known already.
         """
-        features, query = self._forward(images.pixels, query)
-        return self.method.loss(Batch(features, *self._told_apart(features, images.labels), query))
+        with self.ranks.sharing(len(images)) as (own, share):
+            if self.ranks.size > 1:
+                images, query = images[own], None if query is None else query[own]
+            features, query = self._forward(images.pixels, query)
+            told_apart = self._told_apart(features, onto(self.device, images.labels))
+            loss = self.method.loss(Batch(features, *told_apart, query, share))
+        return loss if share == 1 else share * loss
 
     def _told_apart(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits over the task's classes or over all seen, and labels among these."""
@@ -130,12 +147,14 @@ class Learner:
     @torch.inference_mode()
     def queries(self, images: Images) -> Tensor:
         """The frozen backbone's features (n, d) of images as they are."""
-        inputs = (
-            self.model.pixels_in(images[part].pixels.to(self.device))
-            for part in torch.arange(len(images)).split(EVALUATION_BATCH)
-        )
-        with compute_type(self.device, self.config.training.precision):
-            return torch.cat([self.model.frozen_features(x) for x in inputs])
+
+        def found(part: Tensor) -> Tensor:
+            x = self.model.pixels_in(images[part].pixels.to(self.device))
+            with compute_type(self.device, self.config.training.precision):
+                return self.model.frozen_features(x)
+
+        parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+        return torch.cat([*self.ranks.each(parts, self.model.width, found)])
 
     @torch.inference_mode()
     def mean_loss(self, images: Images) -> float:
@@ -149,11 +168,17 @@ class Learner:
     @torch.inference_mode()
     def in_batches(self, images: Images):
         """Yield (features, labels) for inference, every effective weight formed once."""
-        folded = self._fold()
-        for index in torch.arange(len(images)).split(EVALUATION_BATCH):
-            batch = images[onto(images.labels.device, index)]
-            features, _ = self._forward(batch.pixels, folded=folded)
-            yield features, onto(self.device, batch.labels)
+        folded, parts = self._fold(), torch.arange(len(images)).split(EVALUATION_BATCH)
+
+        def found(part: Tensor) -> Tensor:
+            batch = images[onto(images.labels.device, part)]
+            return self._forward(batch.pixels, folded=folded)[0]
+
+        labels = images.labels.split(EVALUATION_BATCH)
+        for features, own in zip(
+            self.ranks.each(parts, self.model.width, found), labels, strict=True
+        ):
+            yield features, onto(self.device, own)
 
     def _fold(self) -> bool:
         """Form every effective weight, unless a query of the images has a say in the update."""
