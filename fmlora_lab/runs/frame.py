@@ -104,7 +104,7 @@ def is_number(name: str) -> bool:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    result = run.result
+    result = run.numbers
     heads = {"trained": {}, **result["heads"]}.items()
     return {
         **{name: _or_nan(result.get(name)) for name in (*METRICS, BY_TASK, *WITHIN, *INFERRED)},
