@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,11 +40,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> "Images":
-        if index.dtype == torch.bool:
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
             index = index.nonzero().flatten()
-        rows = index if self.rows is None else self.rows[index]
-        return Images(self.source, self.labels[index], rows)
+        if self.rows is not None:
+            rows = self.rows[index]
+        elif isinstance(index, Tensor):
+            rows = index
+        else:
+            rows = torch.arange(len(self), device=self.labels.device)[index]
+        return replace(self, labels=self.labels[index], rows=rows)
 
     def to(self, device: torch.device) -> "Images":
         """The same images on `device`, if they take at most half of what is free there; else as

@@ -11,7 +11,7 @@ from fmlora_lab.config import Backbone, BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
-KINDS = ("training", "explorers", "sweep-panel", "runs-table", "names", "busy", "gpu")
+KINDS = ("training", "explorers", "sweep-panel", "runs-table", "names", "stored", "busy", "gpu")
 
 
 @app.command("bench")
@@ -29,12 +29,13 @@ def bench_command(
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 10,
     moves: Annotated[int, typer.Option(min=1, help="Moves of each explorer's controls.")] = 60,
     images: Annotated[int, typer.Option(min=200, help="Images of the named folder.")] = 30_000,
+    runs: Annotated[int, typer.Option(min=1, help="Stored runs that are listed.")] = 10_000,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Speed of training and inference, as ratios to a frozen backbone's; of the explorers; of a
-    sweep's panel and the table of runs; of asking for the names of runs; of runs beside one
-    another; or how well a GPU is used."""
+    sweep's panel and the table of runs; of asking for the names of runs; of lists of stored ones;
+    of runs beside one another; or how well a GPU is used."""
     asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
         "training": ("steps", asked, batch_size or 64, repeats),
@@ -42,6 +43,7 @@ def bench_command(
         "sweep-panel": ("sweep_panel", repeats),
         "runs-table": ("runs_table", repeats),
         "names": ("names", images),
+        "stored": ("stored", runs),
         "busy": ("busy", repeats),
         "gpu": ("gpu", batch_size or 128, repeats, *([backbone] if backbone else [])),
     }

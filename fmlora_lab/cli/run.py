@@ -1,6 +1,7 @@
 """`run`, `methods`, `tune`, `doctor`: compute runs, and what is there to compute with."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -30,6 +31,9 @@ def run_command(
     keep_features: Annotated[
         bool, typer.Option(help="Keep test images' features after each task with the run.")
     ] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="GPUs, or processes on a CPU, that share every batch.")
+    ] = 1,
     runs_dir: options.RunsDir = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -38,8 +42,10 @@ def run_command(
     ] = False,
 ) -> None:
     """Train one method on one stream, or load the run if it is stored."""
-    from fmlora_lab import configure, run
+    from fmlora_lab import configure
     from fmlora_lab.profiles import Preset
+    from fmlora_lab.runs.run import find_stored, follow, run
+    from fmlora_lab.training import distributed
 
     given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
     known = cast(Preset, preset)  # `configure` refuses any other
@@ -47,7 +53,15 @@ def run_command(
     if show_config:
         print(config.model_dump_json(indent=2))
         return
+    if not distributed.join().first:
+        follow(config)
+        return
+    if devices > 1 and distributed.ranks().size == 1:
+        distributed.check(devices, config.training.batch_size)
+        if find_stored(config, runs_dir) is None:  # by this command again, on each of them
+            raise typer.Exit(distributed.launch(devices, sys.argv[1:]))
     stored = run(config, runs_dir, keep_features=keep_features)
+    distributed.leave()
     if as_json:
         print(json.dumps(stored.result))
         return

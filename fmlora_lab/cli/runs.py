@@ -25,7 +25,7 @@ def list_runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
         return
     for r, differs in zip(stored, what_differs(stored), strict=True):
         own = [f"{name}={_as_given(value)}" for name, value in differs.items()]
-        print(f"{r.id}  {describe(r.result, ' '.join([r.method_name, *own]))}")
+        print(f"{r.id}  {describe(r.numbers, ' '.join([r.method_name, *own]))}")
     print(f"{len(stored)} stored runs")
 
 

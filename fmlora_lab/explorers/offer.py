@@ -38,7 +38,7 @@ def describe(run: Run) -> str:
     method, benchmark = run.config["method"], run.config["benchmark"]["name"]
     drs = method.get("drs", {})
     form = f", {drs['form']} DRS" if drs.get("enabled") else ""
-    tasks, seed = len(run.accuracy_matrix), run.config["seed"]
+    tasks, seed = len(run.numbers["test_images"]), run.config["seed"]
     return f"{title_of(method['name'])}{form} · {benchmark}, {tasks} tasks, seed {seed}"
 
 

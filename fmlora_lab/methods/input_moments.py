@@ -1,5 +1,6 @@
 """What enters the adapted layers: second moments of their inputs, in float64."""
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fmlora_lab.backbone.sites import Site
+from fmlora_lab.methods.method import alone
 
 
 class InputMoments:
@@ -34,8 +36,13 @@ class InputMoments:
             self.sums[number] += (x.T @ x).double()
         self.counts[number] += len(x)
 
-    def take(self) -> list[Float[Tensor, "d d"]]:
-        """The moments of all sites' inputs; gathering ends."""
+    def take(
+        self, add_up: Callable[[Sequence[Tensor]], None] = alone
+    ) -> list[Float[Tensor, "d d"]]:
+        """The moments of all sites' inputs; gathering ends. `add_up` is the method's."""
         for hook in self.hooks:
             hook.remove()
+        counts = torch.tensor(self.counts)
+        add_up([*self.sums, counts])
+        self.counts = counts.tolist()
         return [total / count for total, count in zip(self.sums, self.counts, strict=True)]

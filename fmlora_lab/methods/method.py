@@ -114,28 +114,50 @@ class Stage:
 @dataclass(frozen=True)
 class Batch:
     """What a loss may look at: features (B, d), logits (B, k) of the classes that it tells apart,
-    labels (B,) among them, and the query (B, d) of a method that `needs_query`.
+    labels (B,) among them, and the query (B, d) of a method that `needs_query`. Of a run on several
+    devices these are the images of one, whose mean has that `share` of the whole batch's.
 
     Of two towers, logits (B, B) are of images with the batch's texts, and labels (B, B) the shares
-    in which texts belong to images: those of one class in equal shares.
+    in which texts belong to images, those of one class in equal shares; of the whole batch, on
+    however many devices.
     """
 
     features: Float[Tensor, "B d"]
     logits: Float[Tensor, "B k"]
     labels: Int64[Tensor, "B"] | Float[Tensor, "B B"]
     query: Float[Tensor, "B d"] | None
+    share: float = 1.0
+
+
+def alone(tensors: Sequence[Tensor]) -> None:
+    """What adds up where one process computes: nothing."""
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What a training step has: augmented images on the device, their query where it is known
-    already, the method's mean loss of any images, and the optimiser, None in a stage that only
-    sums gradients. `loss` makes the update and the prompts anew each time it is called."""
+    """What a training step has: the batch's images, augmented, their query where it is known
+    already, the method's mean loss of any of them, and the optimiser, None in a stage that only
+    sums gradients. `loss` makes the update and the prompts anew each time it is called.
+
+    Of a run on several devices `loss` gives one's part of the mean: its gradients, and whatever
+    else comes of it, are to be added up, by `backward` or by `add_up`, in place.
+    """
 
     images: Images
     query: Float[Tensor, "B d"] | None
     loss: Callable[[Images, Tensor | None], Tensor]
     optimizer: torch.optim.Optimizer | None
+    add_up: Callable[[Sequence[Tensor]], None] = alone
+
+    def backward(self, loss: Tensor, *others: Tensor) -> list[Tensor]:
+        """Gradients of a loss for all that is trained. Returns the loss and `others`, detached;
+        all of it is added up."""
+        loss.backward()
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        found = [tensor.detach() for tensor in (loss, *others)]
+        self.add_up([*found, *gradients])
+        return found
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,12 @@ class Method(nn.Module):
     right task's update or prompt."""
     given: int | None = None
     """The number of the task of all images at hand, where whoever asks says it."""
+    whole: Callable[[Tensor], Tensor] = staticmethod(lambda rows: rows)
+    """Rows (b, ...) that images of a batch have, to those (B, ...) of all of the batch,
+    differentiable. A run on several devices has b of them at hand; a method that compares a batch's
+    images, or has them vote, asks for them all."""
+    add_up: Callable[[Sequence[Tensor]], None] = staticmethod(alone)
+    """Makes sums over the images at hand those over all of a stage's, in place."""
 
     def __init__(self, settings: MethodSettings, model: Tower):
         super().__init__()
@@ -250,10 +278,10 @@ class Method(nn.Module):
         loss = batch.loss(batch.images, batch.query)
         if batch.optimizer is not None:
             batch.optimizer.zero_grad()
-        loss.backward()
+        (found,) = batch.backward(loss)
         if batch.optimizer is not None:
             batch.optimizer.step()
-        return loss.detach()
+        return found
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         """A batch of an `observe` stage: features (B, d), labels (B,) among all classes."""

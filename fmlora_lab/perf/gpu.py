@@ -25,7 +25,7 @@ from fmlora_lab.files import write_atomically
 from fmlora_lab.perf import steps
 from fmlora_lab.runs.estimate import said, timed
 from fmlora_lab.runs.folder import runs_root
-from fmlora_lab.training.loop import Trainer
+from fmlora_lab.training.loop import Nowhere, Trainer
 
 BACKBONE = "vit_base_patch16_224"
 IMAGENET_R = {"train": 24_000, "test": 6_000, "classes": 200, "tasks": 10}
@@ -41,16 +41,6 @@ AIMS = {
     "minutes": 15,
 }
 """At most, but for `share` of the measured matrix product, at least: an H100's or H200's."""
-
-
-class Nowhere:
-    """A run's keeper that keeps nothing."""
-
-    def load_checkpoint(self) -> None: ...
-    def save_checkpoint(self, tensors: dict, position: dict) -> None: ...
-    def save_task(self, index: int, tensors: dict) -> None: ...
-    def save_features(self, index: int, features: dict) -> None: ...
-    def log(self, line: dict) -> None: ...
 
 
 def bench(

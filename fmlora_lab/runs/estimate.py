@@ -42,7 +42,7 @@ def speeds(runs_dir: Path | str | None = None) -> dict[tuple, float]:
     shipped = [run for path in collections().values() for run in load_runs(path)]
     found: dict[tuple, list[float]] = {}
     for run in [*shipped, *load_runs(runs_dir)]:
-        found.setdefault(kind(run.config), []).append(run.result["seconds"] / work(run.config))
+        found.setdefault(kind(run.config), []).append(run.numbers["seconds"] / work(run.config))
     return {key: statistics.median(seconds) for key, seconds in found.items()}
 
 

@@ -153,7 +153,7 @@ def _short(setting: str) -> str:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    result = run.result
+    result = run.numbers
     heads = {"trained": {}, **result["heads"]}.items()
     return {
         **{name: _or_nan(result.get(name)) for name in (*METRICS, BY_TASK, *WITHIN, *INFERRED)},

@@ -1,5 +1,6 @@
 """`run`: the only door. A stored run is loaded, a half-done one resumed, else it is computed."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Collection, Iterator
@@ -28,8 +29,9 @@ from fmlora_lab.runs.folder import FEATURES, FolderKeeper, RunFolder
 from fmlora_lab.runs.identity import check_tower, identity, images_known, names_elsewhere, settled
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.seeds import generator
+from fmlora_lab.training import distributed
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
-from fmlora_lab.training.loop import Position, Trainer, to_torch
+from fmlora_lab.training.loop import Nowhere, Position, Trainer, to_torch
 
 Curves = dict[str, list[float]]
 """By head, Acc in percent on all that was seen after each task learned so far; NaN where a head was
@@ -61,7 +63,9 @@ def run(
     if not isinstance(config, RunConfig):
         kind = type(config).__name__
         raise BadInput(f"a run is of a configuration, as `configure` makes it; this is a {kind}")
+    ranks = distributed.ranks()
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
+        ranks.told(False)
         if keep_features and not found.folder.has(FEATURES):
             raise BadInput(
                 f"run {found.id} is stored without its features; compute it anew after "
@@ -75,12 +79,22 @@ def run(
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
-        if not folder.complete:
+        if ranks.told(not folder.complete):
             _compute(settles, model, stream, folder, keep_features, watch)
             watch = None
     stored = Run(folder)
     stored.check()
     return _shown(_as_asked(stored, config), watch)
+
+
+@stopping("in another process of this run")
+def follow(config: RunConfig) -> None:
+    """What the processes of a run on several devices do beside the first, which is in `run`."""
+    if distributed.ranks().told(False):
+        model, stream = parts(config)
+        settles = settled(config, images_known(config, model.image_size).names)
+        with threads.at_most(_threads(settles, model)):
+            Trainer(settles, stream, model, Nowhere()).run()
 
 
 def _shown(stored: Run, watch: Callable[[Curves], None] | None) -> Run:
@@ -143,7 +157,7 @@ def restore(stored: Run) -> Learner:
         )
     classes = len(stored.environment["class_names"])
     texts = stored.environment.get("texts", ())
-    learner = Learner(config, model, classes, torch.device("cpu"), texts)
+    learner = Learner(config, model, classes, torch.device("cpu"), texts=texts)
     arrays, _ = stored.folder.read_arrays("checkpoint.safetensors")
     # A run of an older version has no banks, or others.
     there = {name.split(".")[0] for name in arrays}
@@ -219,13 +233,16 @@ def _notes(config: RunConfig, stream: Stream) -> Iterator[str]:
 
 
 def _threads(config: RunConfig, model: Tower) -> int:
-    """How many pay for a batch of this size; on another device they are not what computes."""
+    """How many pay for a process's part of a batch, and no more than its part of the cores; on
+    another device they are not what computes."""
     if pick_device().type != "cpu" or threads.of_user() or torch.get_num_threads() == 1:
         return torch.get_num_threads()
     one = torch.zeros(1, 3, model.image_size, model.image_size, dtype=torch.uint8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.features(model.pixels_in(one))
-    return threads.paying(config.training.batch_size * counter.get_total_flops() / 2)
+    share = distributed.ranks().size
+    paying = threads.paying(config.training.batch_size * counter.get_total_flops() / 2 / share)
+    return paying if share == 1 else min(paying, max(1, (os.cpu_count() or 1) // share))
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:
@@ -332,6 +349,7 @@ def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, A
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "bfloat16": has_bfloat16(device),
         "threads": torch.get_num_threads(),
+        "devices": distributed.ranks().size,
         "revision": revision(),
         "method": METHOD_LABELS[config.method.name]._asdict(),
         "data": stream.fingerprint,

@@ -1,6 +1,5 @@
 """Complete runs as they are on disk or in an archive. Nothing here imports torch."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -22,24 +21,35 @@ from fmlora_lab.runs.folder import (
     runs_root,
     task_file,
 )
+from fmlora_lab.runs.index import Brief, briefs, names
 
 OLD_HEADS = {"head": "trained", "prototype": "means"}
 """Names of heads in runs of format 2 and older."""
 
 
 class Run:
-    """A complete run. Two are equal if they are one run at one place."""
+    """A complete run. Two are equal if they are one run at one place.
 
-    def __init__(self, folder: RunFolder):
+    `numbers` are those of its result, some or all of its matrices and lists left out.
+    """
+
+    def __init__(self, folder: RunFolder, brief: Brief | None = None):
+        """`brief` is what is known of it already."""
         self.folder = folder
         self.id = folder.run_id
-        self.config: dict[str, Any] = folder.read_json("config.json")
+        self.config: dict[str, Any]
+        self.numbers: dict[str, Any]
+        if brief is not None:
+            self.config, self.numbers = brief["config"], brief["numbers"]
+            METHOD_LABELS.setdefault(self.method_name, MethodLabel(*brief["label"]))
+            return
+        self.config = folder.read_json("config.json")
         training = self.config.get("training", {})
         if training.get("precision") == "auto":  # as runs had it before format 3
             training["precision"] = "bfloat16" if self.environment["bfloat16"] else "float32"
         if (head := training.get("head")) in OLD_HEADS:
             training["head"] = OLD_HEADS[head]
-        self.result: dict[str, Any] = _todays(folder.read_json("result.json"))
+        self.numbers = self.result
         if (name := self.method_name) not in METHOD_LABELS:
             METHOD_LABELS[name] = self._label()
 
@@ -47,13 +57,23 @@ class Run:
         return self.id
 
     def __repr__(self) -> str:
-        return f"Run({self.id}: {self.method_name}, Acc {self.result['acc']:.1f})"
+        return f"Run({self.id}: {self.method_name}, Acc {self.numbers['acc']:.1f})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.folder.path == other.folder.path
 
     def __hash__(self) -> int:
         return hash(self.folder.path)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        return _todays(self.folder.read_json("result.json"))
+
+    def brief(self) -> Brief:
+        """What lists and tables read: configuration, numbers and label."""
+        numbers = _without_matrices(self.result)
+        numbers["heads"] = {n: _without_matrices(by) for n, by in self.result["heads"].items()}
+        return {"config": self.config, "numbers": numbers, "label": self.label}
 
     @property
     def method_name(self) -> str:
@@ -174,6 +194,14 @@ class Run:
         return METHOD_LABELS.get(name, MethodLabel(name, "unknown"))
 
 
+def _without_matrices(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in result.items()
+        if not (isinstance(value, list) and value and isinstance(value[0], list))
+    }
+
+
 def _todays(result: dict[str, Any]) -> dict[str, Any]:
     """A result with today's names of heads."""
     heads = {OLD_HEADS.get(name, name): by for name, by in result.get("heads", {}).items()}
@@ -222,8 +250,8 @@ def load_runs(runs_dir: Path | str | None = None) -> Runs:
     root = runs_root(runs_dir)
     if in_archive(root):
         return Runs((Run(folder) for folder in archived(root).values()), runs_dir)
-    names = names_in(root, "result.json")
-    return Runs((Run(RunFolder(root, name)) for name in names), runs_dir)
+    found = briefs(root, lambda name: Run(RunFolder(root, name)).brief())
+    return Runs((Run(RunFolder(root, name), brief) for name, brief in found.items()), runs_dir)
 
 
 def what_differs(found: Sequence[Run]) -> list[dict[str, Any]]:
@@ -250,20 +278,17 @@ def _asked_of(method: str, setting: str) -> tuple[str, str]:
     return method if setting.startswith("method.") else "", setting
 
 
-def names_in(root: Path, having: str) -> list[str]:
-    """The runs of a folder that have this file; none where there is no folder. OSError where it
-    cannot be read."""
-    try:
-        names = sorted(os.listdir(root))
-    except FileNotFoundError:
-        return []
-    return [name for name in names if RunFolder(root, name).has(having)]
+def names_in(root: Path, having: str, begins: str = "") -> list[str]:
+    """The runs of a folder whose name begins so and that have this file; none where there is no
+    folder. OSError where it cannot be read."""
+    own = (name for name in names(root) if name.startswith(begins))
+    return [name for name in own if RunFolder(root, name).has(having)]
 
 
 def find_run(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
     """The one run whose name begins with `run_id`, complete or not. BadInput if none or several."""
     root = runs_root(runs_dir)
-    known = list(archived(root)) if in_archive(root) else names_in(root, "config.json")
+    known = [*archived(root)] if in_archive(root) else names_in(root, "config.json", run_id)
     found = sorted(name for name in known if name.startswith(run_id))
     if len(found) != 1:
         said = f"it could be {', '.join(found)}" if found else "no run's name begins so"

@@ -15,6 +15,7 @@ from fmlora_lab.heads import TRAINED, Banks, Text, TrainedHead, trained_head
 from fmlora_lab.heads.banks import some
 from fmlora_lab.methods.method import Batch
 from fmlora_lab.methods.registry import build
+from fmlora_lab.training.distributed import Ranks
 from fmlora_lab.training.feature_watch import FeatureWatch
 
 EVALUATION_BATCH = 128
@@ -59,7 +60,8 @@ class Answers(NamedTuple):
 
 
 class Learner:
-    """Tower, method, trained head and banks of one run, on one device."""
+    """Tower, method, trained head and banks of one run, on one device; of a run on several, each
+    has one."""
 
     def __init__(
         self,
@@ -67,13 +69,16 @@ class Learner:
         model: Tower,
         n_classes: int,
         device: torch.device,
+        ranks: Ranks | None = None,
         texts: Sequence[Sequence[str]] = (),
     ):
         """`texts` are those of each class, for a model that reads them. BadInput where the method
         cannot adapt such a one."""
-        self.config, self.device = config, device
+        self.config, self.device, self.ranks = config, device, ranks or Ranks()
         self.model = model.to(device)
         self.method = build(config.method, self.model).to(device)
+        if self.ranks.size > 1:
+            self.method.whole, self.method.add_up = self.ranks.whole, self.ranks.add_up
         self.method.eval()
         if model.reads_text:
             self._refuse()
@@ -136,19 +141,27 @@ class Learner:
         return self._forward(pixels)[0]
 
     def loss(self, images: Images, query: Tensor | None = None) -> Tensor:
-        """The method's mean loss over the classes that it tells apart.
+        """The method's mean loss over the classes that it tells apart, or this process's part of
+        it.
 
         `query` (B, d), where the method needs one and it is known already.
         """
-        features, query = self._forward(images.pixels, query)
-        told = self._paired if self.model.reads_text else self._told_apart
-        return self.method.loss(Batch(features, *told(features, images.labels), query))
+        with self.ranks.sharing(len(images)) as (own, share):
+            if self.ranks.size > 1:
+                images, query = images[own], None if query is None else query[own]
+            features, query = self._forward(images.pixels, query)
+            told = self._paired if self.model.reads_text else self._told_apart
+            told_apart = told(features, onto(self.device, images.labels))
+            loss = self.method.loss(Batch(features, *told_apart, query, share))
+        return loss if share == 1 else share * loss
 
     def _paired(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, B) of images with the batch's texts, the first of each class, and shares."""
+        """Logits (B, B) of the batch's images with its texts, the first of each class, and
+        shares."""
         tokens = torch.stack([self.texts[k][0] for k in labels.tolist()])
         with compute_type(self.device, self.config.training.precision):
             texts = self.model.text_features(tokens)
+        features, texts, labels = map(self.ranks.whole, (features, texts, labels))
         shares = (labels[:, None] == labels).float()
         return self.model.scale * features @ texts.T, shares / shares.sum(1, keepdim=True)
 
@@ -183,12 +196,14 @@ class Learner:
     @torch.inference_mode()
     def queries(self, images: Images) -> Tensor:
         """The frozen backbone's features (n, d) of images as they are."""
-        inputs = (
-            self.model.pixels_in(images[part].pixels.to(self.device))
-            for part in torch.arange(len(images)).split(EVALUATION_BATCH)
-        )
-        with compute_type(self.device, self.config.training.precision):
-            return torch.cat([self.model.frozen_features(x) for x in inputs])
+
+        def found(part: Tensor) -> Tensor:
+            x = self.model.pixels_in(images[part].pixels.to(self.device))
+            with compute_type(self.device, self.config.training.precision):
+                return self.model.frozen_features(x)
+
+        parts = torch.arange(len(images)).split(EVALUATION_BATCH)
+        return torch.cat([*self.ranks.each(parts, self.model.width, found)])
 
     @torch.inference_mode()
     def mean_loss(self, images: Images) -> float:
@@ -203,17 +218,23 @@ class Learner:
     @torch.inference_mode()
     def in_batches(self, images: Images):
         """Yield (features, labels) for inference, every effective weight formed once."""
-        folded = self._fold()
-        for index in torch.arange(len(images)).split(EVALUATION_BATCH):
-            batch = images[onto(images.labels.device, index)]
-            features, _ = self._forward(batch.pixels, folded=folded)
-            yield features, onto(self.device, batch.labels)
+        folded, parts = self._fold(), torch.arange(len(images)).split(EVALUATION_BATCH)
+
+        def found(part: Tensor) -> Tensor:
+            batch = images[onto(images.labels.device, part)]
+            return self._forward(batch.pixels, folded=folded)[0]
+
+        labels = images.labels.split(EVALUATION_BATCH)
+        for features, own in zip(
+            self.ranks.each(parts, self.model.width, found), labels, strict=True
+        ):
+            yield features, onto(self.device, own)
 
     @torch.inference_mode()
     def observed(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
         """`in_batches` for a method that watches its sites: texts pass with their images."""
-        for features, labels in self.in_batches(images):
-            if self.model.reads_text:
+        for number, (features, labels) in enumerate(self.in_batches(images)):
+            if self.model.reads_text and number % self.ranks.size == self.ranks.rank:
                 self._paired(features, labels)
             yield features, labels
 

@@ -20,6 +20,7 @@ from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
+from fmlora_lab.training import distributed
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
 from fmlora_lab.training.stage import StageRun
 
@@ -58,8 +59,19 @@ class Keeper(Protocol):
     def log(self, line: dict[str, Any]) -> None: ...
 
 
+class Nowhere:
+    """A run's keeper that keeps nothing."""
+
+    def load_checkpoint(self) -> None: ...
+    def save_checkpoint(self, tensors: dict, position: dict) -> None: ...
+    def save_task(self, index: int, tensors: dict) -> None: ...
+    def save_features(self, index: int, features: dict) -> None: ...
+    def log(self, line: dict) -> None: ...
+
+
 class Trainer:
-    """Trains one configuration on one stream, from wherever its keeper says that it stands."""
+    """Trains one configuration on one stream, from wherever its keeper says that it stands. Of
+    several processes each has one; what the first one's keeper says holds for all."""
 
     def __init__(
         self,
@@ -75,10 +87,11 @@ class Trainer:
         keep_memory()
         self.config, self.stream, self.keeper = config, stream, keeper
         self.keep_features, self.after_task = keep_features, after_task
-        device = pick_device()
+        device, self.ranks = pick_device(), distributed.ranks()
         model.use_fused_attention(device.type == "cuda")
         texts = stream.texts if model.reads_text else ()
-        self.learner = Learner(config, model, len(stream.class_names), device, texts)
+        classes = len(stream.class_names)
+        self.learner = Learner(config, model, classes, device, self.ranks, texts)
         self.method = self.learner.method
         self.at = Position()
         self.kept = 0  # tasks that the latest checkpoint has
@@ -98,7 +111,7 @@ class Trainer:
 
     def _run(self, tasks: tuple[Task, ...]) -> dict[str, Any]:
         tensors: dict[str, Tensor] = {}
-        if (stored := self.keeper.load_checkpoint()) is not None:
+        if (stored := self.ranks.told(self.keeper.load_checkpoint())) is not None:
             tensors, self.at = to_torch(stored[0]), Position(**stored[1])
             self.kept = self.at.task
             self._tell()
@@ -110,6 +123,8 @@ class Trainer:
             for task in tasks[self.at.task :]:
                 self._learn(task, [len(task.train) for task in tasks], tensors, bar)
                 self._end(task)
+                if self.ranks.size > 1:
+                    self.learner.load_state(self.ranks.as_the_first(self.learner.state()))
                 tensors = {}
                 self._checkpoint()
                 self._tell()
@@ -271,6 +286,8 @@ class Trainer:
 
     def _checkpoint(self, optimizer: dict[str, Tensor] | None = None) -> None:
         self.at.seconds = time.perf_counter() - self.began
+        if not self.ranks.first:
+            return
         tensors = self.learner.state() | (optimizer or {})
         self.keeper.save_checkpoint(to_numpy(tensors), asdict(self.at))
         self.kept = self.at.task

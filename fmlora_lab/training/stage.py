@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fmlora_lab import progress
 from fmlora_lab.backbone.device import onto
-from fmlora_lab.benchmarks.augment import augment
+from fmlora_lab.benchmarks.augment import Augmented, augment, draw
 from fmlora_lab.benchmarks.stream import Images, Task, stratified
+from fmlora_lab.config import BadInput
 from fmlora_lab.methods.method import Group, Stage, StageEnd, StepBatch
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import Learner
@@ -68,23 +69,34 @@ class StageRun:
             return None
         order = torch.randperm(len(self.images), generator=self._generator("order", epoch))
         noise, choices = self._generator("augment", epoch), self._generator("choices", epoch)
-        training = self.learner.config.training
-        batches = onto(self.images.labels.device, order).split(self.batch_size)
+        training, ranks = self.learner.config.training, self.learner.ranks
+        side, device = self.images.source.shape[-2], self.images.labels.device
+        batches = onto(device, order).split(self.batch_size)
         done, kind = epoch * len(batches), training.augmentation
         kind = "none" if training.augment_once else kind
         total = torch.zeros((), device=self.learner.device)
         optimizer = self.optimizer if self.stage.step else None
         self.method.train()
         for number, index in enumerate(batches[: self.steps - done]):
-            batch = self.images[index]
-            pixels = onto(self.learner.device, batch.pixels)
-            pixels = augment(pixels, kind, training.crop_scale, noise)
+            drawn = draw(len(index), side, kind, training.crop_scale, noise)
             self.method.on_step(choices)
             if optimizer is not None:
                 self._set_lr((done + number) / self.steps)
             query = None if self.queries is None else self.queries[index]
-            images = Images(pixels, onto(self.learner.device, batch.labels))
-            loss = self.method.step(StepBatch(images, query, self.learner.loss, optimizer))
+            images = Augmented(
+                **vars(self.images[index]),
+                drawn=None if drawn is None else onto(device, drawn),
+                device=self.learner.device,
+            )
+            before = ranks.sums
+            loss = self.method.step(
+                StepBatch(images, query, self.learner.loss, optimizer, ranks.add_up)
+            )
+            if ranks.sums == before and ranks.size > 1:
+                raise BadInput(
+                    f"{self.learner.config.method.name} has a training step of its own, which adds "
+                    "up no gradients (StepBatch.backward); allowed: devices 1"
+                )
             total += loss * len(index)
             bar.update(len(index))
         self.method.eval()

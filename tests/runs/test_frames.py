@@ -46,7 +46,7 @@ def a_run(acc=50.0, forgetting: float | None = 5.0, heads=None, one_task=False, 
     }
     config = {"order_seed": order, "data_seed": 0, "seed": seed}
     label = MethodLabel("a", "b", one_task=one_task)
-    return SimpleNamespace(result=result, label=label, config=config)
+    return SimpleNamespace(numbers=result, label=label, config=config)
 
 
 def test_a_row_is_its_labels_then_its_runs_own_numbers():

@@ -36,12 +36,12 @@ from fmlora_lab.methods.fm_lora.rank_selector import DRSSettings, RankSelector
 from fmlora_lab.methods.input_moments import InputMoments
 from fmlora_lab.methods.method import (
     HEAD_RATES,
-    Batch,
     Group,
     Method,
     SiteSettings,
     Stage,
     StageEnd,
+    StepBatch,
     TaskInfo,
     register,
 )
@@ -257,9 +257,9 @@ class FMLoRA(Method):
             return super().trained()
         return super().trained() - f.M.numel() - f.N.numel() + 2 * f.R * int(self.chosen.sum())
 
-    def loss(self, batch: Batch) -> Tensor:
-        loss = super().loss(batch)
-        if self.training and self.stage == "preliminary":
+    def step(self, batch: StepBatch) -> Tensor:
+        loss = super().step(batch)
+        if self.stage == "preliminary":
             self.selector.observe(loss)
             if self.estimates is not None:
                 self.estimates.observe_loss(loss)
@@ -267,10 +267,11 @@ class FMLoRA(Method):
 
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
         if self.moments is not None:
-            found = self.moments.take()
+            found = self.moments.take(self.add_up)
             self.factorized.start_in([top_inputs(of, self.factorized.R) for of in found])
             self.moments = None
         if self.sketch is not None:
+            self.add_up([p.grad for p in self.sketch.parameters() if p.grad is not None])
             found, self.sketch = self.sketch.triples(), None
             if self.factorized.learning_bases:
                 self.factorized.start_in([B for _, _, B in found])

@@ -113,7 +113,7 @@ class InfLoRA(Method):
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
         if self.moments is None:
             return
-        found = self.moments.take()
+        found = self.moments.take(self.add_up)
         self.moments = None
         for s, R in enumerate(found):
             memory, free = getattr(self, f"memory{s}"), bool(self.free[s])

@@ -114,7 +114,7 @@ class LoDA(LoRA):
     def end_stage(self, stage: Stage, end: StageEnd) -> None:
         if self.gathering is None:
             return
-        counts, means = self.gathering.counts, self.gathering.take()
+        means, counts = self.gathering.take(self.add_up), self.gathering.counts
         self.gathering = None
         for n, (count, mean, V) in enumerate(zip(counts, means, self.V, strict=True)):
             moments, new = getattr(self, f"moments{n}"), count * mean
@@ -142,18 +142,19 @@ class LoDA(LoRA):
         )
         other = batch.loss(*second)
         gradients = torch.autograd.grad(other, U)
+        batch.add_up([other := other.detach(), *gradients])
         with torch.no_grad():
             size = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
             for parameter, g in zip(U, gradients, strict=True):
                 parameter -= self.length / size.clamp(min=1e-12) * g
         loss = batch.loss(*first)
         batch.optimizer.zero_grad()
-        loss.backward()
+        (loss,) = batch.backward(loss)
         with torch.no_grad():
             for parameter, start in zip(U, before, strict=True):
                 parameter.copy_(start)
         batch.optimizer.step()
-        return (len(halves[0]) * loss.detach() + len(halves[1]) * other.detach()) / n
+        return (len(halves[0]) * loss + len(halves[1]) * other) / n
 
     @torch.no_grad()
     def end_task(self) -> dict[str, Tensor]:

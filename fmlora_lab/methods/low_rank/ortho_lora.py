@@ -62,10 +62,11 @@ class OrthoLoRASettings(StillLoRASettings):
 class OrthoLoRA(StillLoRA):
     settings: OrthoLoRASettings
     distance: Tensor
-    """λ D of the images at hand."""
+    """λ D, as much of it as the images at hand have."""
 
     def loss(self, batch: Batch) -> Tensor:
-        loss, self.distance = self.both(batch)
+        loss, distance = self.both(batch)
+        self.distance = batch.share * distance
         return loss
 
     def step(self, batch: StepBatch) -> Tensor:
@@ -78,12 +79,12 @@ class OrthoLoRA(StillLoRA):
         keeping = torch.autograd.grad(
             self.distance, factors, retain_graph=True, materialize_grads=True
         )
-        loss.backward()
+        loss, distance, *keeping = batch.backward(loss, self.distance, *keeping)
         for p, g in zip(factors, keeping, strict=True):
             assert p.grad is not None
             p.grad = torch.add(*projected(p.grad, g))
         batch.optimizer.step()
-        return loss.detach() + self.distance.detach()
+        return loss + distance
 
 
 def projected(g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

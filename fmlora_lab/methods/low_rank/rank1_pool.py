@@ -187,7 +187,7 @@ class Rank1Pool(Method):
         r, top = self.settings.rank, self.settings.top
         if self.settings.router == "fixed":
             return F.pad(self.U[n].new_full((top,), 1 / r), (0, r - top))
-        scores = self.routers[n](x[:, 0].to(self.U[n])).to(self.U[n])
+        scores = self.whole(self.routers[n](x[:, 0].to(self.U[n])).to(self.U[n]))
         votes = torch.zeros_like(scores).scatter_(1, scores.topk(top).indices, 1).sum(0).long()
         self.counts[n] += votes
         chosen = torch.zeros_like(self.U[n][0]).index_fill(0, most(votes, top), 1)

@@ -203,7 +203,9 @@ class HiDePrompt(Method):
             if not self.task.seen:
                 logits = logits[:, -len(self.task.classes) :]
             return F.cross_entropy(logits, batch.labels)
-        return super().loss(batch) + self.settings.contrast * self._contrast(batch.features)
+        return super().loss(batch) + self.settings.contrast * self._contrast(
+            self.whole(batch.features)
+        )
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         self.seen.append((features.clone(), labels))

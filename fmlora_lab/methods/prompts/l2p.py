@@ -86,7 +86,7 @@ class L2P(Method):
         """The prompts that each image takes."""
         chosen = cosines(query, self.keys).topk(self.settings.top, dim=1).indices
         if self.settings.batchwise:
-            votes = chosen.flatten().bincount(minlength=self.settings.pool)
+            votes = self.whole(chosen).flatten().bincount(minlength=self.settings.pool)
             chosen = votes.topk(self.settings.top).indices.expand(len(query), -1)
         return chosen
 

@@ -296,7 +296,7 @@ def test_the_moments_are_those_of_the_present_tasks_inputs(trainer, tiny_stream,
     """Of all its images and no others, before and after its training."""
     taken, take = [], InputMoments.take
     monkeypatch.setattr(
-        InputMoments, "take", lambda moments: taken.append(take(moments)) or taken[-1]
+        InputMoments, "take", lambda moments, _: taken.append(take(moments)) or taken[-1]
     )
     stream = tiny_stream(classes=6, tasks=3)
     settings = {"name": "inflora", "rank": 4, "lr": 0.03, "threshold": 0.9}
