@@ -16,7 +16,7 @@ from fmlora_lab.perf import browser
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift")
+EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift", "forgotten")
 KERNEL = {"name": "python3", "display_name": "Python 3"}
 SETTLED = 1000
 """Milliseconds."""
