@@ -59,7 +59,8 @@ lab: $(READY)
 
 explore: $(READY)
 	cd $(ROOT) && $(BIN)/python -m fmlora_lab.explorers.pages build/explorers && \
-	    $(WITH_RUNS) $(BIN)/voila build/explorers $(ARGS)
+	    $(WITH_RUNS) JUPYTER_PATH=$(ROOT)/build/explorers/.share \
+	    $(BIN)/voila build/explorers --template=explorers $(ARGS)
 
 figures: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render all -p profile demo

@@ -1,15 +1,17 @@
 """Which runs an explorer offers: the examples that came with the lab, and one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ipywidgets import Dropdown, Layout
+from ipywidgets import Dropdown
 
 from fmlora_lab.config import FAMILIES, BadInput, title_of
 from fmlora_lab.runs.archive import prepared
-from fmlora_lab.runs.stored import Run, load_runs
+from fmlora_lab.runs.stored import Run, load_runs, what_differs
 
-WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="30em")}
+FEW = 2
+"""Settings that a label names at most."""
 
 
 def offered(
@@ -22,31 +24,62 @@ def offered(
     examples = [Run(folder) for folder in prepared()]
     known = {run.id for run in examples}
     own = [run for run in load_runs(runs_dir) if run.id not in known]
-    found = {
-        f"{describe(run)} · {place} {run.id[:8]}": run
+    found = [
+        (place, run)
         for place, part in (("example", examples), ("own", own))
         for run in sorted(part, key=_row)
         if suits(run)
-    }
+    ]
     if not found:
         raise BadInput(f"no stored run suits this explorer; make one with `{command}`")
-    return found
+    names = told_apart([run for _, run in found])
+    return {
+        f"{name} · {place} {run.id[:8]}": run
+        for name, (place, run) in zip(names, found, strict=True)
+    }
+
+
+def told_apart(runs: Sequence[Run]) -> list[str]:
+    """Each run in a few words: its method, and of stream, tasks and seed what is not the same in
+    all of them; where runs of one method are not told apart by that, settings that differ."""
+    every = [_said_of(run) for run in runs]
+    same = {name for name in every[0] if len({of[name] for of in every}) == 1} - {"method"}
+    names = [", ".join(v for k, v in of.items() if k not in same and v) for of in every]
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [k for k, other in enumerate(names) if other == name]
+        for k, differs in zip(alike, what_differs([runs[k] for k in alike]), strict=True):
+            names[k] = ", ".join([name, *_in_short(differs)])
+    return names
+
+
+def _in_short(differs: Mapping[str, Any]) -> list[str]:
+    """The first of these settings; how many more there are."""
+    said = [f"{name.removeprefix('method.')} {value}" for name, value in differs.items()]
+    return said[:FEW] + ([f"{len(said) - FEW} more settings"] if len(said) > FEW else [])
 
 
 def describe(run: Run) -> str:
     """A run in a few words."""
+    return ", ".join(filter(None, _said_of(run).values()))
+
+
+def _said_of(run: Run) -> dict[str, str]:
     method, benchmark = run.config["method"], run.config["benchmark"]["name"]
     drs = method.get("drs", {})
-    form = f", {drs['form']} DRS" if drs.get("enabled") else ""
-    tasks, seed = len(run.numbers["test_images"]), run.config["seed"]
-    return f"{title_of(method['name'])}{form} · {benchmark}, {tasks} tasks, seed {seed}"
+    return {
+        "method": title_of(method["name"]),
+        "form": f"{drs['form']} DRS" if drs.get("enabled") else "",
+        "benchmark": benchmark,
+        "tasks": f"{len(run.numbers['test_images'])} tasks",
+        "seed": f"seed {run.config['seed']}",
+    }
 
 
 def dropdown(description: str, found: dict[str, Run], first: str) -> Dropdown:
     """A choice among runs; at the beginning the first one of method `first`, if there is one."""
     start = next((run for run in found.values() if run.method_name == first), None)
     options = list(found.items())
-    return Dropdown(options=options, value=start or options[0][1], description=description, **WIDE)
+    return Dropdown(options=options, value=start or options[0][1], description=description)
 
 
 def run_of(one: Dropdown) -> Run:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
+from ipywidgets import Dropdown, IntSlider, Play, VBox, jslink
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.collision import known_rates
@@ -15,17 +16,30 @@ from fmlora_lab.analysis.starts import SIDES, at_weight, said
 from fmlora_lab.analysis.updates import Array
 from fmlora_lab.config import title_of
 from fmlora_lab.explorers.explorer import Explorer, table
-from fmlora_lab.explorers.offer import dropdown, offered, run_of
+from fmlora_lab.explorers.offer import dropdown, offered, run_of, told_apart
 from fmlora_lab.interrupts import stopping
 from fmlora_lab.plots.overlap import OverlapPair, degrees_of, signed
 from fmlora_lab.plots.screen import Screen
+from fmlora_lab.plots.style import styles
 from fmlora_lab.runs.stored import Run
 
+SIDE = ("left", "right")
 HINT = """in the maps, purple says that two tasks change a weight in the same sense, orange in
-opposite senses, white that they do not meet. LoRA draws new directions to read from for every task:
-large angles, a pale map. FM-LoRA's tasks share their bases (task 1 fills them, so its angles to any
-other are 0): smaller angles, stronger overlaps of both signs. Compare blocks and sites. The table
-says what of an update is learned: a side that lies in its start stayed where it was put."""
+opposite senses, white that they do not meet. {} Compare blocks and sites. The table says what of an
+update is learned: a side that lies in its start stayed where it was put."""
+OF_UPDATES = {
+    "cores": "{}'s tasks share their bases, which task 1 fills, so that its angles to any other "
+    "are 0: smaller angles, stronger overlaps of both signs.",
+    "factors": "{} gives every task directions of its own: see how large its angles are, and how "
+    "pale its map.",
+}
+"""What to look for in a method's maps, by how its updates are made."""
+
+
+def hint(left: Run, right: Run, **_others: Any) -> str:
+    """What to look for with these two runs' methods."""
+    own = {run.method_name: OF_UPDATES[run.label.updates or ""] for run in (left, right)}
+    return HINT.format(" ".join(says.format(title_of(name)) for name, says in own.items()))
 
 
 @stopping("before the explorer was open")
@@ -44,14 +58,13 @@ def suits(run: Run) -> bool:
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     found = offered(runs_dir, suits)
-    slim = {"style": {"description_width": "initial"}, "layout": Layout(width="14em")}
     left, right = dropdown("left", found, "fm-lora"), dropdown("right", found, "lora")
-    block = Dropdown(options=[1], description="block", **slim)
-    weight = Dropdown(options=[w.split(".")[1] for w in WEIGHTS], description="site", **slim)
+    block = Dropdown(options=[1], description="block")
+    weight = Dropdown(options=[w.split(".")[1] for w in WEIGHTS], description="site")
     first = IntSlider(2, 1, 3, description="first task")
     second = IntSlider(3, 1, 3, description="second task")
     play = Play(min=1, max=3, value=3, interval=700, repeat=True, description="through the tasks")
-    jslink((play, "value"), (second, "value"))
+    jslink((second, "value"), (play, "value"))
 
     def adjust() -> None:
         n = min(len(run_of(side).accuracy_matrix) for side in (left, right))
@@ -69,7 +82,7 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     controls = {"left": left, "right": right, "block": block, "weight": weight}
     controls |= {"first": first, "second": second}
     rows = [(left, right), (block, weight, first, second, play)]
-    return Explorer(controls, draw, rows, HINT, adjust)
+    return Explorer(controls, draw, rows, hint, adjust)
 
 
 def draw(
@@ -92,13 +105,23 @@ def built(left: Run, right: Run) -> tuple[OverlapPair, tuple[str, str]]:
     """The two runs' picture, and their names: by method, if that tells them apart."""
     every = [list(related(run).values()) for run in (left, right)]
     off = [np.abs(r.overlap[~np.eye(len(r.overlap), dtype=bool)]) for of in every for r in of]
-    names = (left.method_name, right.method_name)
-    if names[0] == names[1]:
-        names = (names[0], f"{title_of(names[1])} {right.id[:8]}")
+    names, titles = names_of(left, right)
+    own = styles([left.method_name, right.method_name if names != SIDE else SIDE[1]])
+    looks = dict(zip(names, own.values(), strict=True))
     sizes = [len(of[0].overlap) for of in every]
     sigma = [r.sigma for of in every for r in of]
     strongest, widest = max(map(np.nanmax, sigma)), max(s.shape[1] for s in sigma)
-    return OverlapPair(names, sizes, max(map(np.max, off)), strongest, widest), names
+    return OverlapPair(looks, titles, sizes, max(map(np.max, off)), strongest, widest), names
+
+
+def names_of(left: Run, right: Run) -> tuple[tuple[str, str], list[str]]:
+    """Two runs' names, their methods' or, of one method, their sides; and what each is, at
+    length."""
+    names = (left.method_name, right.method_name)
+    if names[0] != names[1]:
+        return names, [title_of(name) for name in names]
+    own = told_apart([left, right]) if left != right else [f"{title_of(names[0])}, one run"] * 2
+    return SIDE, [f"{side}: {which}" for side, which in zip(SIDE, own, strict=True)]
 
 
 def words(
@@ -116,13 +139,15 @@ def words(
         f"size of task {j + 1}": [f"{size(r, j):.2f}" for r in of],
     }
     n = min(len(r.overlap) for r in of)
-    others = [t for t in range(n) if t != i]
-    overlaps = {f"task {t + 1}": [signed(r.overlap[i, t]) for r in of] for t in others}
-    collisions = {f"task {t + 1}": [percent(rate[i, t]) for rate in rates] for t in others}
+    others = {
+        f"task {t + 1}": [signed(r.overlap[i, t]) for r in of] + [percent(r[i, t]) for r in rates]
+        for t in range(n)
+        if t != i
+    }
+    columns = [f"{of}, {title}" for of in ("overlap", "collision") for title in titles]
     return (
         table(f"Tasks {i + 1} and {j + 1}", titles, pair)
-        + table(f"Overlap of task {i + 1} with", titles, overlaps)
-        + table(f"Collision rate of task {i + 1} with", titles, collisions)
+        + table(f"Of task {i + 1} with", columns, others)
         + "<small>Size: ‖ΔW‖, the root of the sum of squared singular values. Collision rate: "
         "share of the weight's numbers that both tasks change.</small>"
     )

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from ipywidgets import Dropdown, IntSlider, Layout, Play, VBox, jslink
+from ipywidgets import Dropdown, IntSlider, Play, VBox, jslink
 from matplotlib.figure import Figure
 
 from fmlora_lab.analysis.prompt_drift import drift_of, prompts_of
@@ -36,13 +36,12 @@ def prompt_drift(runs_dir: Path | str | None = None, static: bool = False) -> VB
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
     run = dropdown("run", offered(runs_dir, lambda r: r.method_name == "fm-lora"), "fm-lora")
-    named = {"style": {"description_width": "initial"}}
     n = len(run_of(run).accuracy_matrix)
-    task = IntSlider(n, 1, n, description="after task", **named)
-    earlier = IntSlider(1, 1, n, description="accuracy on task", **named)
-    token = Dropdown(options=[("all", ALL)], description="token", layout=Layout(width="10em"))
+    task = IntSlider(n, 1, n, description="after task")
+    earlier = IntSlider(1, 1, n, description="accuracy on task")
+    token = Dropdown(options=[("all", ALL)], description="token")
     play = Play(min=1, max=n, value=n, interval=700, description="through the tasks")
-    jslink((play, "value"), (task, "value"))
+    jslink((task, "value"), (play, "value"))
 
     def adjust() -> None:
         for moving in (task, earlier, play):
@@ -52,14 +51,14 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
         if list(token.options) != options:
             token.options = options
 
-    controls = {"run": run, "task": task, "token": token, "earlier": earlier}
+    controls = {"run": run, "task": task, "of_token": token, "earlier": earlier}
     return Explorer(controls, draw, [(run, token), (task, play, earlier)], HINT, adjust)
 
 
-def draw(run: Run, task: int, token: int, earlier: int) -> tuple[Screen, str]:
+def draw(run: Run, task: int, of_token: int, earlier: int) -> tuple[Screen, str]:
     """The figure after a task (from 1) with the accuracy on another (from 1), and its numbers."""
     picture = built(run)
-    t, i, one = task - 1, earlier - 1, None if token == ALL else token
+    t, i, one = task - 1, earlier - 1, None if of_token == ALL else of_token
     picture.show(t, one, i)
     return picture, words(picture, t, one, i)
 
@@ -87,5 +86,5 @@ def words(picture: PromptPath, t: int, token: int | None, i: int) -> str:
     if t >= i:
         accuracy |= {"now": [f"{a[t, i]:.1f}%"], "change": [f"{a[t, i] - a[i, i]:+.1f} points"]}
     return table(f"Prompt after task {t + 1}", [who], prompt) + table(
-        f"Accuracy on task {i + 1}", [""], accuracy
+        f"Of task {i + 1}", ["accuracy"], accuracy
     )

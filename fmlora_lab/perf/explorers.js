@@ -5,7 +5,7 @@
         addEventListener(begins, () => { window.began = performance.now(); }, true);
     const painted = () => window.pictures.push(performance.now() - window.began);
     document.addEventListener("load", ({target}) => {
-        if (target.matches("img.widget-image"))
+        if (target.matches("img.fml-front"))
             requestAnimationFrame(() => setTimeout(painted));
     }, true);
 }

@@ -16,8 +16,10 @@ from fmlora_lab.perf import browser
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift", "experts")
+EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift", "experts", "forgotten")
 KERNEL = {"name": "python3", "display_name": "Python 3"}
+SETTLED = 1000
+"""Milliseconds."""
 WATCH = Path(__file__).with_suffix(".js").read_text("utf-8")
 
 
@@ -42,7 +44,9 @@ def measure(page: "Page", moves: int) -> dict[str, Any]:
     """Run the notebook that is open, then move its sliders in turn, a step each time."""
     page.evaluate(WATCH)
     browser.run_all(page)
-    page.wait_for_function("pictures.length == 1")
+    page.wait_for_function("pictures.length > 0")
+    page.wait_for_timeout(SETTLED)  # a page that is still laid out asks for other sizes
+    (opened, *_), moved = page.evaluate("pictures.splice(0)"), []
     sliders = page.locator(".noUi-handle").all()
     keys = ["ArrowRight"] * len(sliders)
     for move in range(moves):
@@ -50,8 +54,8 @@ def measure(page: "Page", moves: int) -> dict[str, Any]:
         low, now, high = browser.place(sliders[k])
         keys[k] = {low: "ArrowRight", high: "ArrowLeft"}.get(now, keys[k])
         sliders[k].press(keys[k])
-        page.wait_for_function(f"pictures.length == {move + 2}")
-    opened, *moved = page.evaluate("pictures")
+        page.wait_for_function("pictures.length > 0")
+        moved += page.evaluate("pictures.splice(0)")
     median, high = np.percentile(moved, [50, 95])
     return {
         "moves": moves,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fmlora_lab.analysis.prompt_drift import Drift
 from fmlora_lab.plots.screen import Screen
-from fmlora_lab.plots.sheet import MARK, TEXT, TINY, drawn, whole_numbers
+from fmlora_lab.plots.sheet import MARK, SMALL, TEXT, drawn, whole_numbers
 from fmlora_lab.plots.style import INK, OWN, styles
 
 LOOK = styles([OWN])[OWN]
@@ -40,7 +40,7 @@ class PromptPath(Screen):
         self._add_accuracy(axes[2], acc)
         self.now = [self.moves(axis.axvline(1, color=INK, linewidth=0.8)) for axis in axes]
         self._add_legend()
-        self.said = self.headline(plane)
+        self.headline(plane)
 
     def show(self, task: int, token: int | None, earlier: int) -> None:
         """The prompt after `task` (from 0), one `token` (from 0) or all, accuracy on `earlier`."""
@@ -75,9 +75,9 @@ class PromptPath(Screen):
             plane.plot(*self.drift.path[:1, k].T, color="white", marker="o", markersize=MARK,
                        markeredgecolor=GREY)  # fmt: skip
         self.ways = [self.moves(plane.plot([], [], color=OURS, linewidth=1.2)[0]) for _ in range(m)]
-        look = {**drawn(LOOK, 9), "linestyle": "none"}
+        look = {**drawn(LOOK, 10), "linestyle": "none"}
         self.marks = [self.moves(plane.plot([], [], **look)[0]) for _ in range(m)]
-        said = {"color": "white", "fontsize": TINY, "ha": "center", "va": "center_baseline"}
+        said = {"color": "white", "fontsize": SMALL, "ha": "center", "va": "center_baseline"}
         self.numbers = [self.moves(plane.text(0, 0, str(k + 1), **said)) for k in range(m)]
         plane.set_aspect("equal", adjustable="datalim")
         plane.set(xlabel="first principal component", ylabel="second principal component")

@@ -18,6 +18,11 @@ from fmlora_lab.plots.style import INK, styles
 
 GRID = 120
 """Points of a curve."""
+WON: dict[str, Any] = {
+    "marker": "o", "color": "white", "markeredgecolor": "black", "linestyle": "none",
+}  # fmt: skip
+WITHIN: dict[str, Any] = {"fontsize": SMALL, "ha": "center", "va": "center_baseline"}
+PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
 
 
 class RankChoice(Screen):
@@ -31,10 +36,10 @@ class RankChoice(Screen):
         self.shades = mpl.colormaps["cividis"](np.linspace(0, 0.92, count))
         self.H = np.linspace(0, highest, GRID)
         self._add_bars(self.place(0.55, 2.72, 3.75, 1.45))
-        self._add_smaller(self.place(0.55, 0.85, 3.75, 1.45))
-        self._add_curves(self.place(4.85, 0.85, 2.2, 3.32), highest)
+        self._add_smaller(self.place(0.55, 0.72, 3.75, 1.5))
+        self._add_curves(self.place(4.85, 0.72, 2.2, 3.45), highest)
         self._add_legend()
-        self.said = self.headline(self.figure.axes[0])
+        self.headline(self.figure.axes[0])
 
     def show(self, H: float, form: str, tau: float, cost: float) -> None:
         """p(r | T_t) of every task, and of one more of complexity H, at these settings."""
@@ -48,9 +53,13 @@ class RankChoice(Screen):
         rows = np.arange(len(p))
         middle = ends[rows, winners] - p[rows, winners] / 2
         self.winners.set_data(self.places, middle)
+        for number, x, y, k in zip(self.won, self.places, middle, winners, strict=True):
+            number.set(x=x, y=y, text=str(choices.candidates[k]))
         curves = choices.at(self.H, form, tau, cost)
         for line, values in zip(self.curves, curves.T, strict=True):
             line.set_data(self.H, values)
+        for k, name in enumerate(self.names):
+            name.set_y(curves[self.named_at[k], k])
         self.tasks.set_data(choices.H, own.max(1))
         self.now.set_xdata([H, H])
         self._mark(choices.candidates[winners[:-1]])
@@ -75,21 +84,24 @@ class RankChoice(Screen):
             [self.moves(bar) for bar in axis.bar(self.places, 0.0, 0.8, color=shade)]
             for shade in self.shades
         ]
-        dots = {"color": "black", "marker": "o", "linestyle": "none", "markersize": 4}
-        self.winners = self.moves(axis.plot([], [], **dots, markeredgecolor="white")[0])
+        self.winners = self.moves(axis.plot([], [], **WON, markersize=11)[0])
+        self.won = [self.moves(axis.text(x, 0, "", **WITHIN)) for x in self.places]
         axis.set(ylim=(0, 1), ylabel="p(r | Tₜ)", xlim=(0.4, self.n + 2.2))
         axis.set_xticks(self.places, [*map(str, range(1, self.n + 1)), "slider"])
         axis.set_title("probability of each rank", fontsize=TEXT)
 
     def _add_smaller(self, axis: Axes) -> None:
         axis.set(xlim=(0.4, self.n + 2.2), xlabel="task, t", ylabel="accuracy (%)")
-        axis.set_title("accuracy on the task just learned, at smaller rank", fontsize=TEXT)
         axis.set_xticks(range(1, self.n + 1))
+        title = "accuracy on the task just learned"
         if isinstance(self.smaller, str):
+            axis.set_title(title, fontsize=TEXT)
             axis.set_yticks([])
             axis.text(0.5, 0.5, self.smaller, transform=axis.transAxes, fontsize=SMALL,
                       ha="center", va="center", wrap=True)  # fmt: skip
             return
+        ranks = ", ".join(map(str, self.smaller["ranks"]))
+        axis.set_title(f"{title}, from the left at rank {ranks}", fontsize=TEXT)
         values = self.accuracy = np.array(self.smaller["accuracy"], float)
         axis.set_ylim(max(0.0, np.nanmin(values) - 4), min(103.0, np.nanmax(values) + 4))
         shifts = np.linspace(-0.3, 0.3, values.shape[1])  # small ranks at the left of a task
@@ -106,6 +118,12 @@ class RankChoice(Screen):
             self.moves(axis.plot([], [], color=shade, linewidth=width)[0])
             for shade, width in zip(self.shades, widths, strict=True)
         ]
+        places = np.linspace(0.6, 0.95, len(self.curves)) * GRID  # where few tasks are
+        self.named_at = places.round().astype(int)
+        self.names = [
+            self.moves(axis.text(float(self.H[at]), 0, f"r = {rank}", **WITHIN, bbox=PLATE))
+            for at, rank in zip(self.named_at, self.choices.candidates, strict=True)
+        ]
         look = {"marker": "v", "markersize": 5, "color": "black"}
         self.tasks = self.moves(axis.plot([], [], linestyle="none", **look)[0])
         self.now = self.moves(axis.axvline(0, color=INK, linewidth=0.8))
@@ -119,7 +137,7 @@ class RankChoice(Screen):
         known = list(self.choices.candidates)
         if rank in known:
             return {**size, "color": self.shades[known.index(rank)]}
-        return {**size, "color": "#999999"}
+        return {**size, "color": "#767676"}
 
     def _add_legend(self) -> None:
         named = zip(self.choices.candidates, self.shades, strict=True)
@@ -130,10 +148,10 @@ class RankChoice(Screen):
             if rank not in self.choices.candidates
         ]
         handles += [Patch(color=shade, label=f"r = {rank}") for rank, shade in named]
-        dot: dict[str, Any] = {"linestyle": "none", "color": "black", "markeredgecolor": "white"}
+        mark: dict[str, Any] = {"linestyle": "none", "color": "black", "marker": "v"}
         handles += [
-            Line2D([], [], **dot, marker="o", label="winner, ringed below"),
-            Line2D([], [], **dot, marker="v", label="the run's tasks"),
+            Line2D([], [], **WON, markersize=8, label="winner, ringed below"),
+            Line2D([], [], **mark, label="the run's tasks"),
         ]
         self.legend(handles, len(handles))
 

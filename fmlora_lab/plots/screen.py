@@ -1,46 +1,80 @@
 """Figures on a screen, shown again and again: what stays is drawn once, what moves over it.
 
 Drawing a whole figure takes a few hundred milliseconds, mostly for ticks and text; drawing only
-what moves over a picture of the rest takes some ten. So such a figure is laid out by hand, in
-inches, and its axes never change.
+what moves takes some ten. So such a figure is laid out by hand, in inches: as wide as a page, and
+as high as the window has room for, which stretches the axes and leaves text and margins alone. It
+is shown as two SVGs that lie on each other and are sharp at any size.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
-from PIL import Image
 
 from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT, fine, open_over_grid
 
-SCREEN_DPI = 120
-WIDTH = round(PAGE * SCREEN_DPI)
-"""Of a figure on screen, in pixels: 864, which leaves room for words beside it in 1280."""
+LOWEST, HIGHEST = 3.4, 6.4
+"""Inches between which a figure's height follows the window."""
+STEP = 0.05
+"""Inches in which it does."""
+POINTS = 72
+"""Of an inch, in which an SVG counts."""
 
+Box = tuple[float, float, float, float]
+"""Left, bottom, width, height in inches."""
 Moves = TypeVar("Moves", bound=Artist)
 
 
 class Screen:
-    """A figure of the page's width and `height` inches with a headline and artists that move."""
+    """A figure of the page's width with a headline and artists that move; it is laid out at
+    `height` inches."""
+
+    said: Text
+    """The headline."""
 
     def __init__(self, height: float):
         self.figure = Figure(figsize=(PAGE, height), dpi=200)
+        self.laid_out = self.height = height
         self.moving: list[Artist] = []
-        self._background = None
+        self._boxes: dict[Axes, Box] = {}
+        self._background = ""
 
     def place(self, left: float, bottom: float, width: float, height: float) -> Axes:
         """Axes whose frame lies there, in inches from the figure's lower left corner."""
-        w, h = self.figure.get_size_inches()
-        axis = self.figure.add_axes((left / w, bottom / h, width / w, height / h))
+        axis = self.figure.add_axes(self._share((left, bottom, width, height)))
+        self._boxes[axis] = (left, bottom, width, height)
         fine(axis)
         open_over_grid(axis)
         return axis
+
+    def fit(self, height: float | None) -> None:
+        """Be about as high as that, in inches, or as high as it is laid out."""
+        height = self.laid_out if height is None else min(max(height, LOWEST), HIGHEST)
+        height = STEP * round(height / STEP)
+        if height == self.height:
+            return
+        fixed = self._margins()
+        free = self.laid_out - sum(top - bottom for bottom, top in fixed)
+        by = 1 + (height - self.laid_out) / free
+
+        def moved(y: float) -> float:
+            margin = sum(min(max(y - bottom, 0), top - bottom) for bottom, top in fixed)
+            return margin + by * (y - margin)
+
+        self.height, self._background = height, ""
+        self.figure.set_figheight(height)
+        for axis, (left, bottom, width, tall) in self._boxes.items():
+            low, high = moved(bottom), moved(bottom + tall)
+            axis.set_position(self._share((left, low, width, high - low)))
+        self.said.set_y(1 - EDGE / height)
 
     def moves(self, artist: Moves) -> Moves:
         """The artist, which from now on is drawn over the rest, in the order of these calls."""
@@ -50,12 +84,11 @@ class Screen:
 
     def headline(self, axis: Axes) -> Text:
         """A line of text at the top left that moves; it belongs to some `axis`."""
-        w, h = self.figure.get_size_inches()
-        text = axis.text(
-            EDGE / w, 1 - EDGE / h, "", fontsize=TEXT, ha="left", va="top", clip_on=False,
-            transform=self.figure.transFigure,
+        self.said = axis.text(
+            EDGE / PAGE, 1 - EDGE / self.height, "", fontsize=TEXT, ha="left", va="top",
+            clip_on=False, transform=self.figure.transFigure,
         )  # fmt: skip
-        return self.moves(text)
+        return self.moves(self.said)
 
     def legend(self, handles: Sequence[Artist], columns: int) -> None:
         """At the lower left, of labelled artists."""
@@ -64,17 +97,71 @@ class Screen:
             fontsize=SMALL, handlelength=2.2, columnspacing=1.4, borderaxespad=0.1,
         )  # fmt: skip
 
-    def png(self) -> bytes:
-        """The figure as it is now, at screen resolution; fast rather than small."""
-        if self._background is None:
-            self.figure.set_dpi(SCREEN_DPI)
-            self._canvas = FigureCanvasAgg(self.figure)
-            self._canvas.draw()
-            self._background = self._canvas.copy_from_bbox(self.figure.bbox)
-        self._canvas.restore_region(self._background)
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-        pixels = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
-        data = io.BytesIO()
-        pixels.save(data, "png", compress_level=1)
-        return data.getvalue()
+    def scale(self, axis: Axes, shades: AxesImage, label: str) -> Colorbar:
+        """What the shades of an image stand for, in axes of its own."""
+        bar = self.figure.colorbar(shades, cax=axis)
+        bar.set_label(label, size=SMALL)
+        assert bar.solids is not None  # shades are filled
+        bar.solids.set_edgecolor("face")  # else there are seams between them
+        bar.outline.set_linewidth(0.6)
+        return bar
+
+    def svg(self) -> tuple[str, str]:
+        """The figure as it is now: what stays, the same text until it is `fit` anew, and what
+        moves, to be laid over it."""
+        self._background = self._background or self._drawn([self.figure])
+        return self._background, self._drawn(self.moving)
+
+    def at(self, x: float, y: float) -> tuple[Axes, float, float] | None:
+        """The axes at a place, and the place in their data; the place is in shares of the figure
+        from its upper left corner. None beside all axes."""
+        spot = (x, 1 - y)
+        for axis in self._boxes:
+            if axis.get_position().contains(*spot):
+                inside = self.figure.transFigure + axis.transData.inverted()
+                return axis, *inside.transform(spot)
+        return None
+
+    def _margins(self) -> list[tuple[float, float]]:
+        """What does not stretch, as intervals of the layout's height: what lies beneath and above
+        all axes, and between two of them that stand over each other."""
+        columns: list[list[Box]] = []
+        for left, bottom, width, height in sorted(self._boxes.values()):
+            if not columns or left >= max(x + wide for x, _, wide, _ in columns[-1]):
+                columns.append([])
+            columns[-1].append((left, bottom, width, height))
+        spans = [_merged((y, y + high) for _, y, _, high in column) for column in columns]
+        between = [(a[1], b[0]) for span in spans for a, b in pairwise(span)]
+        lowest, highest = min(s[0][0] for s in spans), max(s[-1][1] for s in spans)
+        return _merged([(0.0, lowest), *between, (highest, self.laid_out)])
+
+    def _share(self, box: Box) -> Box:
+        """A box in shares of the figure."""
+        w, h = self.figure.get_size_inches()
+        left, bottom, width, height = box
+        return left / w, bottom / h, width / w, height / h
+
+    def _drawn(self, artists: Iterable[Artist]) -> str:
+        """An SVG of artists; of the figure without what moves."""
+        out, dpi = io.StringIO(), self.figure.dpi
+        self.figure.dpi = POINTS
+        try:
+            width, height = POINTS * self.figure.get_size_inches()
+            renderer = RendererSVG(width, height, out, image_dpi=POINTS, metadata={"Date": None})
+            for artist in artists:
+                artist.draw(renderer)
+            renderer.finalize()
+        finally:
+            self.figure.dpi = dpi
+        return out.getvalue()
+
+
+def _merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Intervals that together cover what these cover, none touching another."""
+    found: list[tuple[float, float]] = []
+    for low, high in sorted(spans):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found

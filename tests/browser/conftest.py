@@ -27,7 +27,8 @@ def project(tmp_path_factory):
     """A copy of what the two servers show, so that JupyterLab saves nothing into the original."""
     copy = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "Makefile", copy)
-    shutil.copytree(ROOT / "notebooks", copy / "notebooks")
+    for folder in ("notebooks", "figures/readme"):
+        shutil.copytree(ROOT / folder, copy / folder)
     return copy
 
 
@@ -90,7 +91,7 @@ def changes(page):
     page.add_init_script(
         """window.pictures = 0;
         document.addEventListener("load", ({target}) => {
-            if (target.matches("img.widget-image")) window.pictures += 1;
+            if (target.matches("img.widget-image, img.fml-front")) window.pictures += 1;
         }, true);"""
     )
 

@@ -70,18 +70,19 @@ def test_the_pair_and_its_row_are_written_out(page, move):
 
 def test_collision_rates_stand_beside_overlaps_where_they_are_known(page, move, monkeypatch):
     move(block=2, weight="k", first=4, second=9)
-    pair, shown = page.words.value.split("Collision rate of task 4 with")
+    pair, shown = page.words.value.split("Of task 4 with")
     assert "collision rate</th><td" in pair
+    assert "overlap, FM-LoRA" in shown and "collision, sequential LoRA" in shown
     assert shown.split("</table>")[0].count("%</td>") == 2 * 9
     unknown = np.full((10, 10), np.nan)  # of runs that came without them
     monkeypatch.setattr("fmlora_lab.explorers.overlap.known_rates", lambda run, weight: unknown)
     move(block=3, weight="k", first=5, second=9)
-    pair, shown = page.words.value.split("Collision rate of task 5 with")
+    pair, shown = page.words.value.split("Of task 5 with")
     assert shown.split("</table>")[0].count(">–<") == 2 * 9
     rates = np.arange(100).reshape(10, 10) / 1000
     monkeypatch.setattr("fmlora_lab.explorers.overlap.known_rates", lambda run, weight: rates)
     move(block=3, weight="k", first=4, second=9)
-    pair, shown = page.words.value.split("Collision rate of task 4 with")
+    pair, shown = page.words.value.split("Of task 4 with")
     assert pair.count(">3.8%<") == 2
     assert all(shown.count(f">{percent(rates[3, t])}<") == 2 for t in range(10) if t != 3)
 
@@ -116,7 +117,33 @@ def test_another_run_can_be_chosen_and_two_of_one_method_are_told_apart(page, mo
     move(right=other)
     colors = [to_hex(lines.get_color()).upper() for lines in picture_of(page).angles[0]]
     assert colors[0] == FAMILY_LOOKS["FM-LoRA"][0] and colors[1] != colors[0]
-    assert picture_of(page).maps[1].axes.get_title() == f"FM-LoRA {other.id[:8]}"
+    titles = [shades.axes.get_title() for shades in picture_of(page).maps]
+    assert titles == ["left: FM-LoRA, calibrated DRS", "right: FM-LoRA, paper DRS"]
+    assert " in left, " in picture_of(page).said.get_text()
+    move(right=kept)
+    titles = [shades.axes.get_title() for shades in picture_of(page).maps]
+    assert titles == ["left: FM-LoRA, one run", "right: FM-LoRA, one run"]
+
+
+def test_hints_are_of_the_methods_at_hand(page, move):
+    lora, inflora = (runs_of(page, name)[0] for name in ("lora", "inflora"))
+    move(left=lora, right=inflora)
+    hint = page.look.value
+    assert "sequential LoRA gives every task" in hint and "InfLoRA gives every task" in hint
+    assert "FM-LoRA" not in hint
+    move(left=runs_of(page, "fm-lora")[0], right=lora)
+    assert "FM-LoRA's tasks share their bases" in page.look.value
+    assert "InfLoRA" not in page.look.value
+
+
+def test_opposite_senses_are_seen_without_colour(page, move):
+    move(block=2, weight="v", right=runs_of(page, "lora")[0])
+    for k, side in enumerate(("left", "right")):
+        found = np.array(related(page.controls[side].value)["blocks.1.attn.v"].overlap)
+        np.fill_diagonal(found, 0)
+        wanted = {(j, i) for i, j in np.argwhere(found <= -0.005).tolist()}
+        marked = np.transpose(picture_of(page).minus[k].get_data())
+        assert set(map(tuple, marked.astype(int).tolist())) == wanted and wanted
 
 
 def test_a_task_has_no_angle_to_itself(page, move):

@@ -55,7 +55,7 @@ def test_a_prompt_that_never_moves_has_no_drift():
 
 
 def test_the_way_and_the_accuracy_are_those_of_the_run(page, move):
-    move(task=6, token=2, earlier=3)
+    move(task=6, of_token=2, earlier=3)
     run = page.controls["run"].value
     found, picture = drift_of(prompts_of(run)), built(run)
     np.testing.assert_allclose(np.transpose(picture.ways[2].get_data()), found.path[:6, 2])
@@ -68,12 +68,12 @@ def test_the_way_and_the_accuracy_are_those_of_the_run(page, move):
     np.testing.assert_array_equal(picture.on_earlier.get_xdata(), range(3, 11))
     np.testing.assert_array_equal(picture.on_earlier.get_ydata(), a[2:, 2])
     assert all(list(line.get_xdata()) == [6, 6] for line in picture.now)
-    move(token=ALL)
+    move(of_token=ALL)
     np.testing.assert_allclose(picture.means[0].get_ydata(), found.to_first.mean(axis=1))
 
 
 def test_the_numbers_are_written_out(page, move):
-    move(task=5, token=1, earlier=2)
+    move(task=5, of_token=1, earlier=2)
     run = page.controls["run"].value
     found, a = drift_of(prompts_of(run)), run.accuracy_matrix
     for number in (found.to_first[4, 1], found.to_previous[4, 1], found.norms[4, 1]):
@@ -83,14 +83,14 @@ def test_the_numbers_are_written_out(page, move):
     assert ">–<" in page.words.value and ">now<" not in page.words.value
 
 
-@pytest.mark.parametrize(("control", "value"), [("task", 9), ("token", 4), ("earlier", 5)])
+@pytest.mark.parametrize(("control", "value"), [("task", 9), ("of_token", 4), ("earlier", 5)])
 def test_each_control_changes_the_picture(page, move, control, value):
-    before = move(task=7, token=ALL, earlier=1)
+    before = move(task=7, of_token=ALL, earlier=1)
     assert move(**{control: value}) != before
 
 
 def test_another_run_has_another_way(page, move):
-    before = move(task=7, token=ALL, earlier=1)
+    before = move(task=7, of_token=ALL, earlier=1)
     (_, kept), (_, other) = page.controls["run"].options
     assert move(run=other) != before
     move(run=kept)
