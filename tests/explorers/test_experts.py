@@ -40,7 +40,7 @@ def test_the_numbers_of_a_domain_are_written_out(own, page, move):
     course = course_of(own, True)
     for i in (0, 2):
         line = words.split(f">{i + 1} {NAMES[i]}")[1].split("</tr>")[0]
-        cells = [cell.split("<")[0] for cell in line.split("'>")[1:]]
+        cells = re.findall("<td>(.*?)</td>", line)
         assert cells[0] == f"{found.cosine[:, 1, i].mean():.3f}"
         assert cells[1] == f"{found.ago[:, 1, i].mean():.2g}"
         assert cells[2:4] == [f"{course.before[i]:.1f}%", f"{course.after[1, i]:.1f}%"]
