@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 
 def test_the_first_page_lists_the_explorers(page, errors, explorers, voila):
     page.goto(voila(""))
-    assert len(explorers) == 3
+    assert len(explorers) == 4
     for name in explorers:
         page.get_by_text(f"{name}.ipynb").wait_for()
     errors.clear()  # on this page of its own Voilà starts plugins that want a kernel
