@@ -106,6 +106,8 @@ class Taught:
         return np.arange(self.looks) * math.ceil(images / self.config.training.batch_size)
 
     def _look(self) -> None:
+        if self.cancelled.is_set():
+            raise Ended
         learner, tasks = self.trainer.learner, self.trainer.stream.tasks
         learner.read_texts()
         answers = [learner.answer(task) for task in tasks]
@@ -116,8 +118,6 @@ class Taught:
             counted = zip(right, tasks, strict=True)
             rows.append([100 * by_head[TRAINED_HEAD] / len(task.test) for by_head, task in counted])
         self.after_look()
-        if self.cancelled.is_set():
-            raise Ended
 
     def log(self, line: dict[str, Any]) -> None:
         if line["stage"] == "train":
@@ -199,7 +199,7 @@ class Teach:
             before.join()
 
         def after_look() -> None:
-            if self.now is now:
+            if not now.cancelled.is_set():
                 self._say(f"trained {len(now.given) - 1} of {now.looks - 1} epochs")
                 self._draw()
 
@@ -213,7 +213,7 @@ class Teach:
             return
         if now.ended:
             self.tried[value] = now
-        if self.now is now and now.ended:
+        if now.ended and not now.cancelled.is_set():
             self._say("trained")
             self._draw()
 

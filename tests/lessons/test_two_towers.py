@@ -51,7 +51,8 @@ def tiny(monkeypatch, tiny_images):
         training = {"epochs": 2, "batch_size": 8, "precision": "float32", "augmentation": "none"}
         method = {"name": "lora", "rank": rank, "layers": ("attn.proj",), "lr": 0.02}
         backbone, heads = {"name": "glyphs-clip"}, {"random_features": 10}
-        return RunConfig(method=method, training=training, backbone=backbone, heads=heads)
+        own = {"method": method, "training": training, "backbone": backbone, "heads": heads}
+        return RunConfig(**own, measure_ahead=True)
 
     return make
 
