@@ -18,10 +18,10 @@ from fmlora_lab.runs.stored import Run
 GIVEN, ALL = "its own domain's", "all domains'"
 """The classes among which an image's is to be found."""
 COMMAND = "fmlora-lab run --method rank1-pool --backbone glyphs-clip --benchmark glyph-scripts"
-HINT = """move the domain: do other experts light up, and in which blocks? In the text tower every
-row is all or nothing: its router reads the first token, which is the same in every text. Then look
-at the right: are columns that two domains use nearer to each other than chance (beside the
-picture)? And does the accuracy on domains yet to come fall while others are learned?"""
+HINT = """move the domain: do its images spread their votes, and in which blocks? In the text tower
+nearly all is all or nothing: the router reads the first token, which is the same in every text.
+Then look at the right: are columns that two domains use nearer to each other than chance? And does
+the accuracy on domains yet to come fall while others are learned?"""
 
 
 @stopping("before the explorer was open")

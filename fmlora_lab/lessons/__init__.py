@@ -1,4 +1,4 @@
-"""What the walkthrough (notebooks 10 to 15 and 17) is made of.
+"""What the walkthrough (notebooks 10 to 17) is made of.
 
 `show` prints lines of the lab's own source, `retrain` trains again when a control is moved,
 `check` looks at the answer to an exercise.

@@ -206,6 +206,10 @@ def softmax(scores):
     return np.exp(scores) / np.exp(scores).sum()
 
 
+def softmax_rows(scores):
+    return np.array([softmax(row) for row in scores])
+
+
 LESSON_13 = {
     "probabilities": Exercise(
         lambda w, H, tau: softmax(w * H / tau),
@@ -348,6 +352,130 @@ LESSON_15 = {
 }
 
 
+PICTURES, TEXTS = DRAW.normal(size=(5, 3)), DRAW.normal(size=(4, 3))
+ALL_MEASURED = (
+    (np.array([[80.0, 40.0, 30.0], [70.0, 85.0, 20.0], [60.0, 75.0, 90.0]]),),
+    (np.array([[64.0, 33.0], [40.0, 71.0]]),),
+)
+POOL = DRAW.normal(size=(6, 4)), DRAW.normal(size=(5, 4)), np.array([3, 9, 1, 7])
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def shares(f, g, s):
+    scores = np.exp(s * unit(f) @ unit(g).T)
+    return scores / scores.sum(1, keepdims=True)
+
+
+def transfer(a):
+    return np.mean([a[:j, j].mean() for j in range(1, len(a))])
+
+
+def merged(U, V, counts, m):
+    most = np.argsort(-counts)[:m]
+    return U[:, most] @ V[:, most].T / len(counts)
+
+
+LESSON_16 = {
+    "shares": Exercise(
+        shares,
+        (
+            (
+                lambda f, g, s: softmax_rows(s * f @ g.T),
+                "Those are inner products. A long vector wins them all: divide each row of f and "
+                "of g by its length first.",
+            ),
+            (
+                lambda f, g, s: softmax_rows(unit(f) @ unit(g).T),
+                "The scale s is missing. Cosines lie between −1 and 1, and a softmax of them is "
+                "nearly the same for all names.",
+            ),
+            (
+                lambda f, g, s: softmax_rows(unit(f) @ unit(g).T / s),
+                "The scale multiplies: a large s makes the model surer of itself.",
+            ),
+            (
+                lambda f, g, s: softmax_rows((s * unit(f) @ unit(g).T).T).T,
+                "Your columns sum to 1. Each picture shares out its 1 among the names: the rows "
+                "must.",
+            ),
+            (
+                lambda f, g, s: s * unit(f) @ unit(g).T,
+                "Those are the scores. Take exponentials, and divide each row by its sum.",
+            ),
+            (
+                lambda f, g, s: np.exp(s * unit(f) @ unit(g).T),
+                "These do not sum to 1: divide each row by its sum.",
+            ),
+        ),
+        "Rows of f and g to length 1, all inner products times s, a softmax along each row.",
+        "Any list of names will do for g, which is why no classifier has to be trained.",
+        ((PICTURES, TEXTS, 4.0), (PICTURES[:2], TEXTS, 10.0)),
+    ),
+    "transfer": Exercise(
+        transfer,
+        (
+            (
+                lambda a: np.mean([a[:, j].mean() for j in range(1, len(a))]),
+                "You count a script after it was learned, too. Only rows above the diagonal count.",
+            ),
+            (
+                lambda a: np.mean([a[: j + 1, j].mean() for j in range(1, len(a))]),
+                "You count the diagonal. There the script was just learned, which is no transfer.",
+            ),
+            (
+                lambda a: a[np.triu_indices(len(a), 1)].mean(),
+                "That is the mean of all entries above the diagonal, in which late scripts count "
+                "more often. Take the mean of each column first.",
+            ),
+            (
+                lambda a: np.mean([a[j, :j].mean() for j in range(1, len(a))]),
+                "You went below the diagonal: those are scripts that were learned before.",
+            ),
+            (
+                lambda a: np.sum([a[:j, j].mean() for j in range(1, len(a))]),
+                "That is the sum over scripts; the mean is asked for.",
+            ),
+        ),
+        "Column j, its entries above the diagonal, their mean. Then the mean over all columns but "
+        "the first.",
+        "Beside zero-shot accuracy it says what teaching the earlier ones did to the later ones.",
+        ALL_MEASURED,
+    ),
+    "merged": Exercise(
+        merged,
+        (
+            (
+                lambda U, V, counts, m: U @ V.T / len(counts),
+                "That merges all r experts. Only the m with the highest counts stay.",
+            ),
+            (
+                lambda U, V, counts, m: U[:, :m] @ V[:, :m].T / len(counts),
+                "Those are the first m experts. Which have the highest counts? `np.argsort` helps.",
+            ),
+            (
+                lambda U, V, counts, m: merged(U, V, -counts, m),
+                "Those are the m that were used least: `np.argsort` sorts upwards.",
+            ),
+            (
+                lambda U, V, counts, m: merged(U, V, counts, m) * len(counts) / m,
+                "Divide by r, the number of experts in the pool, not by m: an expert weighs in the "
+                "end what it weighed in training.",
+            ),
+            (
+                lambda U, V, counts, m: merged(U, V, counts, m) * len(counts),
+                "The factor 1/r is missing.",
+            ),
+        ),
+        "Take the columns of U and V with the m highest counts; multiply, and divide by r.",
+        "It has rank m at most, and is added into the weight: later it costs nothing.",
+        ((*POOL, 2), (*POOL, 1), (*POOL, 3)),
+    ),
+}
+
+
 WITHIN = (
     np.array([[80.0, NAN, NAN], [91.0, 85.0, NAN], [88.0, 84.0, 90.0]]),
     np.array([[64.0, NAN], [62.0, 77.0]]),
@@ -462,6 +590,7 @@ LESSON_17 = {
 
 
 EXERCISES = {
-    **LESSON_10, **LESSON_11, **LESSON_12, **LESSON_13, **LESSON_14, **LESSON_15, **LESSON_17,
+    **LESSON_10, **LESSON_11, **LESSON_12, **LESSON_13, **LESSON_14, **LESSON_15, **LESSON_16,
+    **LESSON_17,
 }  # fmt: skip
 """Every exercise by its name."""

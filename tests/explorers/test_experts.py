@@ -1,5 +1,6 @@
 """The experts explorer shows the stored votes and accuracies; a run that ships opens it."""
 
+import re
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from fmlora_lab.analysis.experts import TOWERS, course_of, experts_of, suits
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import experts, subspace_overlap
 from fmlora_lab.explorers.examples import prepare
-from fmlora_lab.explorers.experts import ALL, GIVEN, built, draw, explorer
+from fmlora_lab.explorers.experts import ALL, GIVEN, built, explorer
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs.archive import prepared, ship
 from fmlora_lab.runs.stored import Run
@@ -66,9 +67,8 @@ def test_a_run_that_ships_is_an_example_and_no_one_elses(own, tmp_path, monkeypa
     path = ship([own], tmp_path / "few.zip", ships)
     monkeypatch.setattr("fmlora_lab.runs.archive.collections", lambda: {"few": path})
     page = explorer(tmp_path / "none")
-    assert [label for label, _ in page.controls["run"].options] == [
-        "Rank-1 Expert Pool · glyph-scripts, 3 tasks, seed 0 · example abc123"
-    ]
+    ((label, _),) = page.controls["run"].options
+    assert label.startswith("Rank-1 Expert Pool · ") and label.endswith(" · example abc123")
     with pytest.raises(BadInput, match="no stored run suits this explorer"):
         subspace_overlap(tmp_path / "none")
 
@@ -85,12 +85,11 @@ def test_static_is_the_figure_that_it_opens_with(own):
     assert isinstance(figure, Figure) and titles.count("merged") == 2
 
 
-def test_a_picture_is_redrawn_in_a_tenth_of_a_second(own):
-    draw(own, 1, 2, GIVEN)[0].png()
+def test_a_picture_is_redrawn_in_a_tenth_of_a_second(page, move):
     took = []
-    for domain in (2, 3, 1, 2, 3):
+    for domain in (1, 2, 3, 1, 2):
         began = time.process_time()
-        draw(own, domain, 2, GIVEN)[0].png()
+        move(domain=domain)
         took.append(time.process_time() - began)
     assert min(took) < 0.1
 
@@ -103,5 +102,6 @@ def test_on_a_fresh_clone_it_opens_with_the_run_that_came_with_the_lab(tmp_path)
     picture = built(run)
     assert len(picture.names) == 6 and len(picture.experts.sites) == 60
     # every text begins with the same token, and a causal tower reads nothing else there
-    votes = picture.experts.votes[:, picture.experts.within("text")]
-    assert ((votes == 0) | (votes == 1)).mean() > 0.9
+    votes = [picture.experts.votes[:, picture.experts.within(tower)] for tower in TOWERS]
+    spread = [((of > 0) & (of < 1)).mean() for of in votes]
+    assert spread[1] < 0.3 < spread[0]

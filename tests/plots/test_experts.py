@@ -69,7 +69,7 @@ def test_nothing_leaves_the_sheet_or_lies_on_another(drawn):
     picture, _ = drawn
     picture.show(1, 2, True)
     picture.said.set_visible(False)  # it stands above all axes and belongs to one
-    picture.png()
+    picture.figure.draw_without_rendering()
     boxes = [axis.get_tightbbox() for axis in picture.figure.axes]
     for k, box in enumerate(boxes):
         assert picture.figure.bbox.x0 <= box.x0 and box.x1 <= picture.figure.bbox.x1
