@@ -14,6 +14,8 @@ from fmlora_lab.plots.style import INK, OTHER_COLORS, shade
 
 Stacks = Mapping[str, Mapping[str, ArrayLike]]
 """By row and part: a number, or (orders,)."""
+SHADES = 4
+"""Parts that shades of one hue tell apart; more, up to eight, have hues of their own."""
 
 
 def stacks(groups: Mapping[str, Stacks], xlabel: str, title: str) -> Figure:
@@ -26,6 +28,8 @@ def stacks(groups: Mapping[str, Stacks], xlabel: str, title: str) -> Figure:
     rows = list(dict.fromkeys(name for of in groups.values() for name in of))
     parts = next(iter(next(iter(groups.values())).values()))  # which all rows have
     colors = [shade(OTHER_COLORS[1], light) for light in np.linspace(0.15, 1, len(parts))]
+    if len(parts) > SHADES:
+        colors = OTHER_COLORS[: len(parts)]
     figure, axes = panels(1, len(groups), PAGE, 0.75 + 0.17 * len(rows), sharex=True, sharey=True)
     for axis, (group, of) in zip(axes[0], groups.items(), strict=True):
         open_over_grid(axis, "x")
