@@ -2,25 +2,45 @@
 
 import json
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fmlora_lab.cli.options import AsJson, ImageSize, Quiet, Weights
+from fmlora_lab.cli.options import (
+    AsJson,
+    BackboneTag,
+    BenchmarkName,
+    Data,
+    ImageSize,
+    ProfileName,
+    Quiet,
+    Settings,
+    Tasks,
+    Weights,
+    overrides_of,
+)
 from fmlora_lab.config import Backbone, BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
-KINDS = ("training", "explorers", "sweep-panel", "runs-table", "names", "stored", "busy", "gpu")
+KINDS = (
+    "training",
+    "run",
+    "explorers",
+    "sweep-panel",
+    "runs-table",
+    "names",
+    "stored",
+    "busy",
+    "gpu",
+)
 
 
 @app.command("bench")
 def bench_command(
     what: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")] = "training",
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="glyphs-vit or a timm ViT's tag; gpu has a ViT-B/16 of random weights."),
-    ] = None,
+    backbone: BackboneTag = None,
     weights: Weights = None,
     image_size: ImageSize = None,
     batch_size: Annotated[
@@ -30,12 +50,20 @@ def bench_command(
     moves: Annotated[int, typer.Option(min=1, help="Moves of each explorer's controls.")] = 60,
     images: Annotated[int, typer.Option(min=200, help="Images of the named folder.")] = 30_000,
     runs: Annotated[int, typer.Option(min=1, help="Stored runs that are listed.")] = 10_000,
+    method: Annotated[str, typer.Option(help="Of the run; `methods` lists them.")] = "fm-lora",
+    benchmark: BenchmarkName = "glyphs",
+    data: Data = None,
+    tasks: Tasks = None,
+    profile: ProfileName = "demo",
+    set_: Settings = None,
+    figures_dir: Annotated[Path | None, typer.Option(help="Where the run's bar is drawn.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Speed of training and inference, as ratios to a frozen backbone's; of the explorers; of a
-    sweep's panel and the table of runs; of asking for the names of runs; of lists of stored ones;
-    of runs beside one another; or how well a GPU is used."""
+    """Speed of training and inference, as ratios to a frozen backbone's; where a run's time goes;
+    of the explorers; of a sweep's panel and the table of runs; of asking for the names of runs; of
+    lists of stored ones; of runs beside one another; or how well a GPU is used, with a ViT-B/16 of
+    random weights unless told otherwise."""
     asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
         "training": ("steps", asked, batch_size or 64, repeats),
@@ -49,6 +77,11 @@ def bench_command(
     }
     if what not in KINDS:
         raise BadInput(f"bench is {what!r}; allowed: {', '.join(KINDS)}")
+    if what == "run":
+        from fmlora_lab import configure
+
+        given = overrides_of(data, tasks, backbone, weights, image_size, set_)
+        every["run"] = ("split", configure(method, benchmark, profile, given), figures_dir)
     name, *given = every[what]
     measured = import_module(f"fmlora_lab.perf.{name}")
     found = measured.bench(*given)

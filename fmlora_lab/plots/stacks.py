@@ -27,6 +27,8 @@ from fmlora_lab.plots.style import INK, OTHER_COLORS, shade
 
 Stacks = Mapping[str, Mapping[str, ArrayLike]]
 """By row and part: a number, or (orders,)."""
+SHADES = 4
+"""Parts that shades of one hue tell apart; more, up to eight, have hues of their own."""
 
 
 def stacks(
@@ -42,6 +44,8 @@ def stacks(
     rows = list(dict.fromkeys(name for of in groups.values() for name in of))
     parts = next(iter(next(iter(groups.values())).values()))  # which all rows have
     colors = [shade(OTHER_COLORS[1], light) for light in np.linspace(0.15, 1, len(parts))]
+    if len(parts) > SHADES:
+        colors = OTHER_COLORS[: len(parts)]
     broad, tall = inches(width, PAGE), 0.75 + 0.17 * len(rows)
     below = len(groups) if broad < PAGE else 1
     figure, axes = panels(

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from fmlora_lab.runs.job import NOTE
 from fmlora_lab.runs.launch import LOG, Launcher, followed, last_line
 from fmlora_lab.runs.watch import State
 
+SUBMISSIONS = ".slurm"
+"""In the runs folder: what is written for each submission."""
 EVERY = 10.0
 """Seconds from one look at the queue to the next."""
 ARRAY = 1000
@@ -80,6 +83,7 @@ class Jobs:
         left = sum(state.what in ("queued", "running") for state in self.states.values())
         if left:
             progress.say(f"{left} runs stay with Slurm; the same sweep finds them again")
+        self._clean()
 
     def wait(self) -> None:
         time.sleep(EVERY)
@@ -146,7 +150,7 @@ class Jobs:
 
     def _submit(self, names: list[str]) -> None:
         """Give runs to Slurm as one array, and note with each its job."""
-        place = self.root / ".slurm" / uuid.uuid4().hex[:12]
+        place = self.root / SUBMISSIONS / uuid.uuid4().hex[:12]
         runs = [{"run": name, "config": self.new[name].model_dump_json()} for name in names]
         listed = json.dumps({"root": str(self.root), "runs": runs})
         command = shlex.join(
@@ -162,6 +166,7 @@ class Jobs:
         asked = ["sbatch", "--parsable", *words, str(place / "job.sh")]
         done = subprocess.run(asked, capture_output=True, text=True)
         if done.returncode:
+            shutil.rmtree(place)
             raise BadInput(f"sbatch refused: {done.stderr.strip()}")
         array = done.stdout.strip().partition(";")[0]  # a federation names its cluster too
         for k, name in enumerate(names):
@@ -169,6 +174,15 @@ class Jobs:
             self.known.add(f"{array}_{k}")
             self.states[name] = State("queued")
         progress.say(f"job array {array}: {len(names)} runs given to Slurm")
+
+    def _clean(self) -> None:
+        """Remove what was written for submissions, whoever's, of which every run is done: a job of
+        one that is not may begin yet, and what it said when it failed is of use."""
+        for listed in (self.root / SUBMISSIONS).glob("*/runs.json"):
+            with suppress(FileNotFoundError):  # another sweep removes it
+                runs = json.loads(listed.read_text("utf-8"))["runs"]
+                if all(RunFolder(self.root, own["run"]).complete for own in runs):
+                    shutil.rmtree(listed.parent, ignore_errors=True)
 
 
 def _queue() -> dict[str, tuple[str, str]] | None:

@@ -103,6 +103,34 @@ def test_a_sweep_that_was_interrupted_finds_its_jobs(queue, capsys):
     assert len(queue.arrays) == 1
 
 
+def submissions(queue) -> list[list[str]]:
+    """The runs of each submission that left something in the runs folder."""
+    listed = (json.loads(file.read_text()) for file in queue.root.glob(".slurm/*/runs.json"))
+    return sorted([own["run"] for own in one["runs"]] for one in listed)
+
+
+@pytest.mark.unit
+def test_what_was_written_for_a_submission_goes_when_its_runs_are_done(queue, monkeypatch):
+    """Not before: its jobs read it, and one that failed has left there what it said."""
+
+    def fail():
+        end(queue, *NAMES[:2])
+        assert submissions(queue) == sorted([NAMES[:2], NAMES[2:]])
+        queue.note(NAMES[2], job="12_0", error="KeyError: 'x'")
+
+    monkeypatch.setattr(slurm_module, "ARRAY", 2)
+    queue.events = [fail]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert submissions(queue) == [NAMES[2:]]
+    queue.refuses = "no"
+    with pytest.raises(BadInput):
+        list(slurm()(CONFIGS, queue.root, False))
+    assert submissions(queue) == [NAMES[2:]]
+    queue.refuses, queue.events = "", [lambda: end(queue, *NAMES)]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert not [*queue.root.glob(".slurm/*")]
+
+
 @pytest.mark.unit
 def test_a_skipped_run_is_cancelled_and_not_given_again(queue, monkeypatch):
     to_skip = [{NAMES[1]}, set()]
