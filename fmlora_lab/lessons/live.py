@@ -340,9 +340,7 @@ class Retrain:
 
     def _say(self, what: str, unless: Event | None = None) -> None:
         if unless is None or not unless.is_set():
-            value, seed = self.key
-            of = f", seed {seed}" if len(self.seed.options) > 1 else ""
-            said = escape(f"{self.label} {value}{of}: {what}")
+            said = escape(f"{self.label} {self._value()}: {what}")
             self.status.value = f"<span role='status'>{said}</span>"
 
     def _seen(self) -> Seen:
@@ -352,7 +350,12 @@ class Retrain:
                 if (trained := self.tried.get((value, seed))) is not None:
                     tried.setdefault(value, []).append(trained)
         shown = {said: t for said, t in self.beside.items() if t.given}
-        return Seen(self.label, self.key[0], self.now, tried, shown, self.view.value)
+        return Seen(self.label, self._value(), self.now, tried, shown, self.view.value)
+
+    def _value(self) -> str:
+        """What is chosen, in words."""
+        value, seed = self.key
+        return f"{value}, seed {seed}" if len(self.seed.options) > 1 else value
 
     def _draw(self, unless: Event | None = None) -> None:
         """What is not on the pictures yet; what was drawn before is remembered."""
