@@ -64,12 +64,14 @@ def task_1(axis: Axes, seen: Seen) -> None:
     """Accuracy on task 1 epoch by epoch, beside what it is compared with."""
     look = pictures.look_of(seen.now.config.method.name)
     curves = {"this training": (seen.of(seen.now), look)}
+    levels = {}
     for said, trained in seen.beside.items():
-        curve = seen.of(trained)
-        level = trained.config.method.name == "joint"
-        curves[said] = (curve[-1:] if level else curve, pictures.BESIDE[said])
+        if trained.config.method.name != "joint":
+            curves[said] = (seen.of(trained), pictures.BESIDE[said])
+        elif trained.ended:
+            levels[said] = seen.of(trained)[-1]
     epochs = seen.now.config.training.epochs
-    pictures.live(axis, seen.title, curves, epochs, TASKS)
+    pictures.live(axis, seen.title, curves, epochs, TASKS, levels)
     pictures.named_below(axis)
 
 
@@ -108,7 +110,7 @@ def scores(axis: Axes, seen: Seen) -> None:
     """The selector's scores of every rank, for each task that it chose for: task 1 makes the bases,
     and gets them all."""
     found = [r for r in seen.now.records[1:] if np.isfinite(r["H"])]
-    ranks = found[0]["candidates"].astype(int) if found else [2, 4, 8, 16]
+    ranks = [int(r) for r in found[0]["candidates"]] if found else [2, 4, 8, 16]
     pictures.scored(axis, ranks, [(float(r["H"]), score_of(r)) for r in found], seen.title)
     pictures.named_below(axis)
 
@@ -289,7 +291,8 @@ class Retrain:
         except KeyboardInterrupt as interrupt:
             n = self.now.learned
             Job.cancel()
-            job.join()
+            if Job.latest is not None:
+                Job.latest.join()
             where = f"after task {n} of {TASKS}" if n else f"in task 1 of {TASKS}"
             stopped = Stopped(where, "run the cell again to train anew")
             self._say(str(stopped))
@@ -301,11 +304,11 @@ class Retrain:
         self.begin()
 
     def _asked(self) -> tuple[str, int]:
-        return str(self.choice.value), self.seed.value
+        return str(self.choice.value), int(self.seed.value or 0)
 
     def _new(self) -> Trained:
         config = self.make(self.choice.value)
-        return Trained(config.model_copy(update={"seed": self.seed.value}))
+        return Trained(config.model_copy(update={"seed": self._asked()[1]}))
 
     def _work(self, key: tuple[str, int], now: Trained, cancelled: Event) -> None:
         """Train what is missing, in the thread of a job."""
@@ -340,9 +343,7 @@ class Retrain:
 
     def _say(self, what: str, unless: Event | None = None) -> None:
         if unless is None or not unless.is_set():
-            value, seed = self.key
-            of = f", seed {seed}" if len(self.seed.options) > 1 else ""
-            said = escape(f"{self.label} {value}{of}: {what}")
+            said = escape(f"{self.label} {self._value()}: {what}")
             self.status.value = f"<span role='status'>{said}</span>"
 
     def _seen(self) -> Seen:
@@ -352,7 +353,12 @@ class Retrain:
                 if (trained := self.tried.get((value, seed))) is not None:
                     tried.setdefault(value, []).append(trained)
         shown = {said: t for said, t in self.beside.items() if t.given}
-        return Seen(self.label, self.key[0], self.now, tried, shown, self.view.value)
+        return Seen(self.label, self._value(), self.now, tried, shown, bool(self.view.value))
+
+    def _value(self) -> str:
+        """What is chosen, in words."""
+        value, seed = self.key
+        return f"{value}, seed {seed}" if len(self.seed.options) > 1 else value
 
     def _draw(self, unless: Event | None = None) -> None:
         """What is not on the pictures yet; what was drawn before is remembered."""

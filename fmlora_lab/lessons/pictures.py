@@ -59,9 +59,10 @@ def live(
     curves: Mapping[str, tuple[Sequence[float], Mapping[str, Any]]],
     epochs: int,
     tasks: int,
+    levels: Mapping[str, float] = {},
 ) -> None:
     """Accuracy on task 1 (%) epoch by epoch: `curves` are values, as many as there are so far, and
-    a look by what is said of them; a single value is a level over all epochs.
+    a look by what is said of them; `levels` are lines over all epochs.
 
     The axes are fixed: a live picture must not jump.
     """
@@ -69,11 +70,10 @@ def live(
         axis.axvline(t * epochs + 0.5, color=INK, linewidth=0.6, linestyle=":")
         axis.text(t * epochs + 0.6, 101, f"learns task {t + 1} →", fontsize=SMALL, color=INK)
     for said, (values, look) in curves.items():
-        if len(values) == 1 and said in BESIDE:
-            axis.axhline(values[0], **{"linewidth": 1.2, **look}, label=said)
-        else:
-            x = range(1, len(values) + 1)
-            axis.plot(x, values, **drawn(look), clip_on=False, label=said)
+        x = range(1, len(values) + 1)
+        axis.plot(x, values, **drawn(look), clip_on=False, label=said)
+    for said, level in levels.items():
+        axis.axhline(level, **{"linewidth": 1.2, **BESIDE[said]}, label=said)
     _fine(axis)
     axis.set(xlim=(0.5, tasks * epochs + 0.5), ylim=(0, 100), xlabel="epochs")
     axis.set_ylabel("accuracy on task 1 (%)", fontsize=TEXT)
@@ -99,6 +99,7 @@ def learned_and_left(
             axis.plot(learned, lane, "o", color=color, markerfacecolor="white", markersize=6)
             axis.plot(left, lane, "o", color=color, markersize=6)
         if len(pairs) == 1:
+            ((learned, left),) = pairs
             words = f"{learned:.0f} → {left:.0f}"
             axis.annotate(words, ((learned + left) / 2, y), (0, 5), textcoords="offset points",
                           ha="center", fontsize=SMALL, color=INK)  # fmt: skip
@@ -182,7 +183,7 @@ def scored(
         axis.plot(ranks[best], np.asarray(scores)[best], "o", color=look["color"], **ring)
     _fine(axis)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(ranks, ranks)
+    axis.set_xticks(ranks, [str(r) for r in ranks])
     axis.set(xlabel="rank r")
     axis.set_ylabel("score", fontsize=TEXT)
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -192,7 +193,7 @@ def scored(
 def _fine(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL, width=0.6, length=2.5)
-    axis.xaxis.label.set_size(TEXT)
+    axis.xaxis.label.set_fontsize(TEXT)
 
 
 def _rows(axis: Axes, names: Mapping[str, Any], label: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from fmlora_lab import configure, progress, threads
 from fmlora_lab.benchmarks.stream import Stream
 from fmlora_lab.config import RunConfig
+from fmlora_lab.methods.references.joint import JointSettings
 from fmlora_lab.metrics import accuracy_matrix
 from fmlora_lab.runs.run import parts
 from fmlora_lab.training.learner import TRAINED_HEAD
@@ -74,8 +75,8 @@ class Trained:
     @property
     def epochs(self) -> int:
         """How many there are from the first to the end."""
-        if self.config.method.name == "joint":
-            return self.config.method.epochs
+        if isinstance(method := self.config.method, JointSettings):
+            return method.epochs
         return TASKS * self.config.training.epochs
 
     @property

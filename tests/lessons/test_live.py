@@ -362,3 +362,19 @@ def test_what_is_frozen_has_no_colour_and_what_is_trained_has():
     assert grey(pictures.BESIDE["frozen backbone"]["color"]) and grey(pictures.COLORS["frozen"])
     for method in ("full", "lora", "fm-lora"):
         assert not grey(pictures.look_of(method)["color"])
+
+
+def test_joint_training_is_a_level_once_it_ended_and_the_frozen_backbone_a_curve_from_the_first():
+    def seen(joint_ended):
+        now, frozen = Trained(small("full")), Trained(small("linear-probe"))
+        joint = Trained(small("joint"), ended=joint_ended)
+        frozen.among_all, joint.among_all = [30.0], [20.0, 60.0]
+        beside = {"frozen backbone": frozen, "joint training": joint}
+        return live.Seen("rate", "1", now, {}, beside, given=False)
+
+    for ended in (False, True):
+        drawn = axis()
+        live.task_1(drawn, seen(ended))
+        lines = {line.get_label(): list(line.get_ydata()) for line in drawn.lines}
+        assert lines["frozen backbone"] == [30.0]
+        assert lines.get("joint training") == ([60.0, 60.0] if ended else None)
