@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from textwrap import shorten
 from threading import Event, RLock, Thread
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from IPython.display import display
