@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from textwrap import shorten
 from threading import Event, RLock, Thread
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from IPython.display import display
@@ -222,7 +222,7 @@ class Teach:
         self.status.value = f"<span role='status'>{said}</span>"
 
     def _figure(self, panels: Sequence[int]) -> bytes:
-        given, value = self.view.value, str(self.choice.value)
+        given, value = bool(self.view.value), str(self.choice.value)
         figure = Figure((PAGE / 2 * len(panels), 3.1), dpi=DPI)
         for k, panel in enumerate(panels):
             place = ((k + 0.16) / len(panels), 0.15, 0.78 / len(panels), 0.7)
@@ -328,14 +328,14 @@ def guesses(
         colors = [RIGHT if k == right[n] else WRONG for k in order]
         axis.barh(range(most), own[order], 0.9, color=colors, alpha=0.55)
         for y, k in enumerate(order):
-            said = f"{100 * own[k]:.0f}%  {shorten(names[k], LONGEST, placeholder=' …')}"
+            said = f"{100 * own[k]:.0f}%  {shorten(names[int(k)], LONGEST, placeholder=' …')}"
             axis.text(0.01, y, said, fontsize=SMALL, va="center", color="black")
         axis.set(xlim=(0, 1), ylim=(most - 0.5, -0.5))
         axis.axis("off")
     return figure
 
 
-def _plain(axis: Axes, xlabel: str, ylabel: str, grid: str) -> None:
+def _plain(axis: Axes, xlabel: str, ylabel: str, grid: Literal["x", "y"]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     axis.set_xlabel(xlabel, fontsize=TEXT)
