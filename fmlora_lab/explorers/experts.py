@@ -67,32 +67,30 @@ def built(run: Run) -> ExpertsUsed:
 
 
 def words(found: Experts, course: Course, t: int) -> str:
-    """What the picture shows of domain t, as numbers: its experts by tower, and every other domain:
-    overlap, and accuracy before anything was learned and after domain t."""
+    """What the picture shows of domain t, as numbers: its experts by tower, its columns beside
+    those of other domains, and accuracy before anything was learned and after domain t."""
     own = [found.within(tower) for tower in TOWERS]
     used = {
-        "votes for those that were merged": [f"{100 * found.share(t, w):.0f}%" for w in TOWERS],
-        "‖ΔW‖ that was merged": [f"{np.linalg.norm(found.norm[of, t]):.3f}" for of in own],
+        "votes for the merged": [f"{100 * found.share(t, tower):.0f}%" for tower in TOWERS],
+        "merged ‖ΔW‖": [f"{np.linalg.norm(found.norm[of, t]):.3f}" for of in own],
         "overlap with others": [f"{np.nanmean(found.cosine[of, t]):.3f}" for of in own],
-        "overlap by chance": [f"{found.chance[of].mean():.3f}" for of in own],
+        "by chance": [f"{found.chance[of].mean():.3f}" for of in own],
     }
     cosine, ago, names = found.cosine.mean(0), found.ago.mean(0), course.names
-    others = {
-        f"{i + 1} {names[i]}{'' if i <= t else ', yet to come'}": [
-            f"{cosine[t, i]:.3f}",
-            f"{ago[t, i]:.2g}",
+    others = [i for i in range(len(names)) if i != t]
+    columns = {f"{i + 1} {names[i]}": [f"{cosine[t, i]:.3f}", f"{ago[t, i]:.2g}"] for i in others}
+    accuracy = {
+        f"{i + 1} {names[i]}{'' if i <= t else ' *'}": [
             f"{course.before[i]:.1f}%",
             f"{course.after[t, i]:.1f}%",
             f"{course.after[t, i] - course.before[i]:+.1f}".replace("-", "−"),
         ]
         for i in range(len(names))
-        if i != t
     }
-    heads = ["overlap", "AGO", "zero-shot", f"after {t + 1}", "change"]
     return (
-        table(f"{t + 1} {names[t]}", [f"{tower} tower" for tower in TOWERS], used)
-        + table("Other domains", heads, others)
-        + f"<small>{t + 1} {names[t]} itself: zero-shot {course.before[t]:.1f}%, when learned "
-        f"{course.after[t, t]:.1f}%. Overlap: mean |cosine| of used columns. AGO: the sum of their "
-        "|inner products| at a site, mean over sites, as it was trained on.</small>"
+        table(f"{t + 1} {names[t]}", TOWERS, used)
+        + table("Its columns and those of", ["overlap", "AGO"], columns)
+        + table("Right answers on", ["zero-shot", f"after {t + 1}", "change"], accuracy)
+        + "<small>* yet to come. Overlap: mean |cosine| of used columns. AGO: the sum of their "
+        "|inner products| at a site, mean over sites, as the pool's loss has it.</small>"
     )

@@ -328,14 +328,14 @@ def guesses(
         colors = [RIGHT if k == right[n] else WRONG for k in order]
         axis.barh(range(most), own[order], 0.9, color=colors, alpha=0.55)
         for y, k in enumerate(order):
-            said = f"{100 * own[k]:.0f}%  {shorten(str(names[k]), LONGEST, placeholder=' …')}"
+            said = f"{100 * own[k]:.0f}%  {shorten(names[int(k)], LONGEST, placeholder=' …')}"
             axis.text(0.01, y, said, fontsize=SMALL, va="center", color="black")
         axis.set(xlim=(0, 1), ylim=(most - 0.5, -0.5))
         axis.axis("off")
     return figure
 
 
-def _plain(axis: Axes, xlabel: str, ylabel: str, grid: Literal["x", "y", "both"]) -> None:
+def _plain(axis: Axes, xlabel: str, ylabel: str, grid: Literal["x", "y"]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     axis.set_xlabel(xlabel, fontsize=TEXT)

@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 
 from fmlora_lab.analysis.experts import TOWERS, Course, Experts, block_of, kind_of
 from fmlora_lab.plots.screen import Screen
@@ -15,9 +16,11 @@ from fmlora_lab.plots.style import INK, styles
 
 A_ROW = 6
 """Domains in a row of the legend."""
+MERGED = {"color": "black", "marker": "s", "markersize": 2, "linestyle": "none"}
 BOTTOM, HEIGHT = 1.1, 3.1
 """Of the maps, in inches."""
-DOT = {"color": "black", "marker": "o", "linestyle": "none", "markeredgewidth": 0}
+DOT = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * (0.12, 0.16)
+"""A mark's corners around the middle of a cell: (5, 2)."""
 
 
 class ExpertsUsed(Screen):
@@ -46,7 +49,8 @@ class ExpertsUsed(Screen):
             own = experts.within(tower)
             shades.set_data(experts.votes[domain, own])
             merged = experts.merged[domain, own]
-            dots.set_data(merged.ravel(), np.repeat(np.arange(len(own)), merged.shape[1]))
+            rows = np.repeat(np.arange(len(own)), merged.shape[1])
+            dots.set_path(_marks(np.stack([merged.ravel(), rows], axis=1)))
         for column in self.columns:
             column.set_x(domain - 0.5)
         for cell, (x, y) in zip(self.cells, ((other, domain), (domain, other)), strict=True):
@@ -79,9 +83,10 @@ class ExpertsUsed(Screen):
         used, stays = (
             self.place(left + x, BOTTOM, wide, HEIGHT) for x, wide in ((0, 1.3), (1.37, 0.6))
         )
-        size, r = experts.votes.shape[1:]
+        r = experts.votes.shape[2]
         self.maps.append(self.moves(_map(used, np.zeros((len(own), r)), 1.0)))
-        self.dots.append(self.moves(used.plot([], [], **DOT, markersize=80 / size)[0]))
+        dots = PathPatch(_marks(np.zeros((0, 2))), facecolor="black", edgecolor="none")
+        self.dots.append(self.moves(used.add_patch(dots)))
         found = _map(stays, experts.norm[own], float(experts.norm.max()))
         for axis in (used, stays):
             ends = axis.get_xlim()
@@ -155,9 +160,16 @@ class ExpertsUsed(Screen):
         ahead = {"color": INK, "marker": "o", "markerfacecolor": "white", "markersize": 3.5}
         named += [
             Line2D([], [], **ahead, linestyle=":", linewidth=1, label="yet to come"),
-            Line2D([], [], **DOT, markersize=2, label="merged"),
+            Line2D([], [], **MERGED, label="merged"),
         ]
         self.legend(named, min(A_ROW, len(self.names)) + 2)
+
+
+def _marks(spots: np.ndarray) -> Path:
+    """Marks at places (n, 2) as one path: a screen draws it faster than so many marks."""
+    corners = spots[:, None] + DOT
+    codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * len(spots)
+    return Path(corners.reshape(-1, 2), codes or None)
 
 
 def _map(axis: Axes, values: np.ndarray, high: float) -> AxesImage:

@@ -39,14 +39,20 @@ def test_the_numbers_of_a_domain_are_written_out(own, page, move):
         assert f">{100 * found.share(1, tower):.0f}%<" in words
         assert f">{found.chance[found.within(tower)].mean():.3f}<" in words
     course = course_of(own, True)
-    for i in (0, 2):
-        line = words.split(f">{i + 1} {NAMES[i]}")[1].split("</tr>")[0]
-        cells = re.findall("<td>(.*?)</td>", line)
-        assert cells[0] == f"{found.cosine[:, 1, i].mean():.3f}"
-        assert cells[1] == f"{found.ago[:, 1, i].mean():.2g}"
-        assert cells[2:4] == [f"{course.before[i]:.1f}%", f"{course.after[1, i]:.1f}%"]
-        assert line.startswith(", yet to come") == (i == 2)
-    assert f"when learned {course.after[1, 1]:.1f}%" in words
+    columns, accuracy = words.split("Its columns and those of")[1].split("Right answers on")
+
+    def cells(of: str, row: str) -> list[str]:
+        line = of.split(f">{row}<")[1].split("</tr>")[0]
+        return re.findall(r"<td[^>]*>([^<]*)<", line)
+
+    for i in (0, 1, 2):
+        before, after = course.before[i], course.after[1, i]
+        change = f"{after - before:+.1f}".replace("-", "−")
+        row = f"{i + 1} {NAMES[i]}" + " *" * (i == 2)  # yet to come
+        assert cells(accuracy, row) == [f"{before:.1f}%", f"{after:.1f}%", change]
+    wanted = [f"{found.cosine[:, 1, 2].mean():.3f}", f"{found.ago[:, 1, 2].mean():.2g}"]
+    assert cells(columns, f"3 {NAMES[2]}") == wanted
+    assert NAMES[1] not in columns
 
 
 @pytest.mark.parametrize(("control", "value"), [("domain", 3), ("other", 1), ("classes", ALL)])
