@@ -61,7 +61,7 @@ class ConfusionMap(Screen):
     def _add_map(self, axis: Axes, classes: int) -> None:
         look = {"norm": PowerNorm(0.5, 0, 1), "aspect": "auto", "interpolation": "none"}
         blank = np.full((classes, classes), np.nan)
-        self.map = self.moves(axis.imshow(blank, cmap=mpl.colormaps["cividis_r"], **look))
+        self.map = self.moves(axis.imshow(blank, cmap=mpl.colormaps["Blues"], **look))
         ends = sorted({task.stop - 0.5 for task in self.tasks})[:-1]
         low, high = -0.5, classes - 0.5
         cuts = [[(low, e), (high, e)] for e in ends] + [[(e, low), (e, high)] for e in ends]

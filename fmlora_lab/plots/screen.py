@@ -18,6 +18,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
+from numpy.typing import NDArray
 
 from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT, fine, open_over_grid
 
@@ -121,6 +122,12 @@ class Screen:
                 inside = self.figure.transFigure + axis.transData.inverted()
                 return axis, *inside.transform(spot)
         return None
+
+    def shown_at(self, axis: Axes, points: NDArray) -> NDArray:
+        """Where points (n, 2) of an axis's data are: shares of the figure from its upper left
+        corner, (n, 2)."""
+        shown = axis.transData + self.figure.transFigure.inverted()
+        return shown.transform(points) * (1, -1) + (0, 1)
 
     def _margins(self) -> list[tuple[float, float]]:
         """What does not stretch, as intervals of the layout's height: what lies beneath and above

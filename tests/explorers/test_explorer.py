@@ -101,6 +101,17 @@ def test_what_cannot_be_shown_is_a_sentence_until_something_can(level):
     assert page.words.value == "<b>8</b>" and page.picture.layout.display is None
 
 
+def test_what_takes_long_is_announced(level):
+    _, draw, _ = level
+    slider, shown = IntSlider(1, 0, 10), []
+    page = Explorer({"x": slider}, draw, [(slider,)], "", waiting=lambda x: "soon" * (x == 2))
+    page.words.observe(lambda change: shown.append(change["new"]), "value")
+    for x in (2, 3):
+        slider.value = x
+        page.wait()
+    assert shown == ["soon", "<b>2</b>", "<b>3</b>"]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_after_an_error_the_next_move_draws_again(level):
     _, draw, drawn = level

@@ -155,7 +155,9 @@ def test_a_frozen_backbone_gains_nothing_over_itself_and_loses_nothing():
     assert found["loss"]["trained"]["linear-probe"] == 0  # its forgetting is all confusion
 
 
-@pytest.mark.parametrize("name", ["subspace_overlap", "rank_choice", "prompt_drift", "forgotten"])
+@pytest.mark.parametrize(
+    "name", ["subspace_overlap", "rank_choice", "prompt_drift", "forgotten", "features"]
+)
 def test_an_explorer_without_anyone_before_it_leaves_its_picture(name):
     folder = EXECUTED / "figures" / name
     assert (folder / f"{name}.png").stat().st_size > 50_000
