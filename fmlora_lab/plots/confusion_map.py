@@ -36,7 +36,7 @@ class ConfusionMap(Screen):
             self.place(4.18, 0.72, 0.1, 3.45), self.map, "share of the class's images"
         )
         scale.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
-        self._add_accuracy(self.place(5.2, 0.72, 1.9, 3.45), over_all)
+        self._add_accuracy(self.place(5.4, 0.72, 1.7, 3.45), over_all)
         looks = {
             "among all classes": drawn(AMONG),
             "within the task": drawn(WITHIN),

@@ -88,7 +88,7 @@ class FeaturePlane(Screen):
         axis.autoscale_view()
         axis.set_aspect("equal", adjustable="datalim")
         axis.set(xlabel="first discriminant", ylabel="second discriminant")
-        axis.set_title("the task's test images, where they parted best", fontsize=TEXT)
+        axis.set_title("the task's test images, in the plane of its discriminants", fontsize=TEXT)
         dot: dict[str, Any] = {"linestyle": "none", "markersize": 4, **EDGED}
         looks: list[dict[str, Any]] = [
             {"color": COLORS[k % len(COLORS)], "marker": MARKS[k % len(MARKS)]}
