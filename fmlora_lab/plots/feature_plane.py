@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fmlora_lab.plots.screen import Screen
+from fmlora_lab.plots.screen import Marks, Screen
 from fmlora_lab.plots.sheet import EDGED, SMALL, TEXT
 from fmlora_lab.plots.style import OTHER_COLORS, OTHER_MARKERS
 
@@ -94,18 +94,23 @@ class FeaturePlane(Screen):
             {"color": COLORS[k % len(COLORS)], "marker": MARKS[k % len(MARKS)]}
             for k in range(len(names))
         ]
-        self.dots = [self.moves(axis.plot([], [], **dot, **look)[0]) for look in looks]
-        self.rings = self.moves(axis.plot([], [], **RING)[0])
+        self.dots = [self._marks(**dot, **look) for look in looks]
+        self.rings = self._marks(**RING)
         self.chosen = self.moves(axis.plot([], [], **CHOSEN)[0])
         self.marks = [self.moves(axis.plot([], [], **look)[0]) for look in MEANS.values()]
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}
         self.named = [
             self.moves(axis.annotate(
                 name, (0, 0), xytext=(8, 5), textcoords="offset points", fontsize=SMALL,
-                color=look["color"], weight="bold", bbox=plate, annotation_clip=False,
+                weight="bold", bbox=plate, annotation_clip=False,
             ))
-            for name, look in zip(names, looks, strict=True)
+            for name in names
         ]  # fmt: skip
+
+    def _marks(self, **look: Any) -> Marks:
+        marks = Marks([], [], **look)
+        self.plane.add_line(marks)
+        return self.moves(marks)
 
     def _add_attention(self) -> None:
         picture = self.place(5.3, 3.12, 1.05, 1.05)

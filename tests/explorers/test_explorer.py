@@ -9,11 +9,12 @@ from threading import Event
 import numpy as np
 import pytest
 from ipywidgets import Dropdown, IntSlider
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, in_words, table
-from fmlora_lab.plots.screen import HIGHEST, LOWEST, Screen
+from fmlora_lab.plots.screen import HIGHEST, LOWEST, Marks, Screen
 from fmlora_lab.plots.sheet import EDGE
 
 pytestmark = pytest.mark.unit
@@ -298,6 +299,20 @@ def test_what_stays_is_drawn_once():
     (back, front), _ = picture.svg(), picture.show(2)
     assert picture.svg()[0] is back and picture.svg()[1] != front
     assert same_names(picture.svg()[1]) != same_names(front)
+
+
+@pytest.mark.parametrize("mark", ["o", "s", "^", "P"])
+def test_marks_in_one_shape_look_as_marks(mark):
+    """As matplotlib draws them one by one, but for the edges of pixels."""
+    look = {"linestyle": "none", "color": "red", "markeredgecolor": "blue", "markersize": 30}
+    spots, drawn = ([0.1, 0.5, 0.8], [2, 8, 5]), []
+    for kind, at in ((Line2D, ([], [])), (Line2D, spots), (Marks, spots)):
+        picture, data = Level(), io.BytesIO()
+        picture.line.axes.add_line(kind(*at, marker=mark, **look))
+        picture.figure.savefig(data, format="png", dpi=100)
+        drawn.append(pixels(data.getvalue()).astype(float))
+    nothing, line, marks = drawn
+    assert np.abs(line - marks).mean() < 0.3 * np.abs(line - nothing).mean()
 
 
 class Two(Screen):
