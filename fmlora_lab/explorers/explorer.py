@@ -180,10 +180,10 @@ class Explorer:
             with self.picture.hold_sync():
                 self.picture.back, self.picture.front = back, front
                 self.picture.alt = f"{screen.said.get_text()}. In numbers: {in_words(words)}."
-                if self.spots is not None:
-                    self.picture.spots, self.picture.images = self.spots(screen, **values)
                 if on_page():
                     self.picture.address = {n: str(c.value) for n, c in self.controls.items()}
+            if self.spots is not None:  # which are large, and not seen at once
+                self.picture.spots, self.picture.images = self.spots(screen, **values)
             self.screen = screen
             self.picture.layout.display = None
         except BadInput as lacking:

@@ -15,7 +15,7 @@ from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, Spots, table
 from fmlora_lab.explorers.offer import dropdown, offered, run_of
 from fmlora_lab.interrupts import stopping
-from fmlora_lab.plots.feature_plane import FeaturePlane
+from fmlora_lab.plots.feature_plane import FeaturePlane, Followed
 from fmlora_lab.plots.screen import Screen
 from fmlora_lab.runs.folder import Arrays
 from fmlora_lab.runs.stored import Run
@@ -65,9 +65,9 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
         image.max = len(kept_of(run_of(run))[f"attended.{block.value - 1}"])
 
     def press(axis: Axes, x: float, y: float) -> None:
-        picture = built(run_of(run), block.value - 1)
+        picture, k = built(run_of(run)), block.value - 1
         if axis is picture.plane:
-            now = picture.points[after.value - block.value + 1]
+            now = picture.tasks[k].points[after.value - k]
             attended = kept_of(run_of(run))[f"attended.{block.value - 1}"]
             image.value = 1 + int(np.hypot(*(now[attended] - (x, y)).T).argmin())
 
@@ -125,24 +125,25 @@ def images_there(run: Run) -> "TestImages | None":
         return None
 
 
-@lru_cache(32)
-def built(run: Run, k: int) -> FeaturePlane:
-    """Of task k, from 0."""
-    own = {name: kept_of(run)[f"{name}.{k}"] for name in PARTS}
-    points, means = (own[name].astype(float) for name in ("points", "means"))
-    names = [run.environment["class_names"][c] for c in own["classes"]]
-    attention = own["attention"].astype(float)
-    return FeaturePlane(points, own["labels"], own["classes"], names, means, attention)
+@lru_cache(4)
+def built(run: Run) -> FeaturePlane:
+    kept, names = kept_of(run), run.environment["class_names"]
 
+    def of_task(k: int) -> Followed:
+        points, means, attention = (
+            kept[f"{name}.{k}"].astype(float) for name in ("points", "means", "attention")
+        )
+        labels, classes = kept[f"labels.{k}"], kept[f"classes.{k}"]
+        return Followed(points, labels, classes, [names[c] for c in classes], means, attention)
 
-PARTS = ("images", "labels", "classes", "points", "means", "attended", "attention")
+    return FeaturePlane([of_task(k) for k in range(run.result["task_files"])])
 
 
 def draw(run: Run, block: int, after: int, image: int) -> tuple[Screen, str]:
     """The figure of a task's images (tasks from 1) after a task, 0 for none, and of one of them
     (from 1) the attention."""
     kept, k = kept_of(run), block - 1
-    picture, s, number = built(run, k), after - k, image - 1
+    picture, s, number = built(run), after - k, image - 1
     place = int(kept[f"attended.{k}"][number])
     wrong = wrong_ones(run, k, after)
     when = f"after task {after}" if after else "before task 1"
@@ -154,8 +155,8 @@ def draw(run: Run, block: int, after: int, image: int) -> tuple[Screen, str]:
     found = images_there(run)
     if found is not None:
         pixels = found.pixels(int(kept[f"images.{k}"][place]))
-    picture.show(s, wrong, place, number, pixels, said)
-    return picture, words(picture, s, number)
+    picture.show(k, s, wrong, place, number, pixels, said)
+    return picture, words(picture, k, s, number)
 
 
 def wrong_ones(run: Run, k: int, after: int) -> NDArray[np.bool_] | None:
@@ -174,7 +175,7 @@ def spots(screen: Screen, run: Run, block: int, after: int, **_others: Any) -> S
     k, kept, names = block - 1, kept_of(run), run.environment["class_names"]
     numbers, labels = kept[f"images.{k}"].tolist(), kept[f"labels.{k}"].tolist()
     said = run.said(after - 1).get("trained") if after > k else None
-    where = screen.shown_at(screen.plane, screen.points[after - k]).round(4).tolist()
+    where = screen.shown_at(screen.plane, screen.tasks[k].points[after - k]).round(4).tolist()
     entries = []
     for (x, y), number, label in zip(where, numbers, labels, strict=True):
         text = names[label]
@@ -193,17 +194,18 @@ def addresses(run: Run, k: int) -> dict[str, str]:
     return {str(n): found.address(n) for n in kept_of(run)[f"images.{k}"].tolist()}
 
 
-def words(picture: FeaturePlane, s: int, number: int) -> str:
+def words(picture: FeaturePlane, k: int, s: int, number: int) -> str:
     """How far kept and carried means are off, and the attention in numbers."""
-    now, kept, carried = picture.means[:, s]
+    of_task = picture.tasks[k]
+    now, kept, carried = of_task.means[:, s]
     off = {
         name: ["–" if np.isnan(of).all() else f"{np.hypot(*(of - now).T).mean():.3f}"]
         for name, of in (("kept", kept), ("carried", carried))
     }
     looks = {}
     for when, state in (("before", s - 1), ("after", s)):
-        for k, how in enumerate((", with prompt", ", without") if picture.prompted else ("",)):
-            shares = [of(picture.attention[state, k, number]) for of in LOOKS.values()]
+        for n, how in enumerate((", with prompt", ", without") if picture.prompted else ("",)):
+            shares = [of(of_task.attention[state, n, number]) for of in LOOKS.values()]
             said = [f"{100 * share:.0f}%" if state >= 0 else "–" for share in shares]
             looks[f"{when}{how}"] = said
     return (

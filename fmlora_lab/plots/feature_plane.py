@@ -2,6 +2,7 @@
 where [CLS] looks in one of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,59 +33,74 @@ MOST = 0.99
 """Share of the attentions that the scale reaches; the others have its last shade."""
 
 
-class FeaturePlane(Screen):
+@dataclass
+class Followed:
     """Of one task: `points` (S, n, 2) of its n test images in S states, their `labels` (n,), the
     `classes` (c,) and their `names`, `means` (3, S, c, 2) as they are, kept and carried.
     `attention` (S, 2, a, 2 + P) is that of [CLS] in a of the images, with and without prompt: to
     itself, to the prompt, to P patches."""
 
-    def __init__(
-        self,
-        points: NDArray,
-        labels: NDArray,
-        classes: NDArray,
-        names: Sequence[str],
-        means: NDArray,
-        attention: NDArray,
-    ):
+    points: NDArray
+    labels: NDArray
+    classes: NDArray
+    names: list[str]
+    means: NDArray
+    attention: NDArray
+
+
+class FeaturePlane(Screen):
+    """Of one run, a task at a time; scales are the same for all `tasks`."""
+
+    def __init__(self, tasks: Sequence[Followed]):
         super().__init__(4.65)
-        self.points, self.means, self.attention = points, means, attention
-        self.of_class = [labels == k for k in classes]
-        self._add_plane(self.place(0.5, 0.72, 4.0, 3.45), names)
+        self.tasks = tasks
+        self._add_plane(self.place(0.5, 0.72, 4.0, 3.45))
         self._add_attention()
         looks = {**MEANS, "called wrongly": RING, "chosen image": CHOSEN}
         self.legend([Line2D([], [], **look, label=name) for name, look in looks.items()], 5)
         self.headline(self.plane)
 
     def show(
-        self, s: int, wrong: NDArray | None, place: int, number: int, image: NDArray, said: str
+        self,
+        task: int,
+        s: int,
+        wrong: NDArray | None,
+        place: int,
+        number: int,
+        image: NDArray,
+        said: str,
     ) -> None:
-        """State s (from 0); `wrong` (n,) where an answer is known. Of the images whose attention is
-        known the one of that `number`, which has that `place` among the n, and its pixels."""
-        now = self.points[s]
-        for dots, own in zip(self.dots, self.of_class, strict=True):
-            dots.set_data(*now[own].T)
+        """A task (from 0) in its state s (from 0); `wrong` (n,) where an answer is known. Of the
+        images whose attention is known the one of that `number`, which has that `place` among the
+        n, and its pixels."""
+        of = self.tasks[task]
+        now, (own, kept, carried) = of.points[s], of.means[:, s]
+        for dots in self.dots:
+            dots.set_data([], [])
+        for dots, k in zip(self.dots, of.classes, strict=False):
+            dots.set_data(*now[of.labels == k].T)
         self.rings.set_data(*now[np.zeros(len(now), bool) if wrong is None else wrong].T)
         self.chosen.set_data(*now[[place]].T)
-        own, kept, carried = self.means[:, s]
-        for marks, of in zip(self.marks, (kept, carried, own), strict=True):
-            marks.set_data(*of.T)
-        for name, spot in zip(self.named, own, strict=True):
-            name.xy = tuple(spot)
+        for marks, spots in zip(self.marks, (kept, carried, own), strict=True):
+            marks.set_data(*spots.T)
+        for text in self.named:
+            text.set_text("")
+        for text, name, spot in zip(self.named, of.names, own, strict=False):
+            text.set_text(name)
+            text.xy = tuple(spot)
         self.image.set_data(image)
-        side = round((self.attention.shape[3] - 2) ** 0.5)
+        side = round((of.attention.shape[3] - 2) ** 0.5)
         for row, state in zip(self.maps, (s - 1, s), strict=True):
             for k, shades in enumerate(row):
                 blank = np.full((side, side), np.nan)
-                there = self.attention[state, k, number, 2:].reshape(side, side)
+                there = of.attention[state, k, number, 2:].reshape(side, side)
                 shades.set_data(there if state >= 0 else blank)
         self.said.set_text(said)
 
-    def _add_plane(self, axis: Axes, names: Sequence[str]) -> None:
+    def _add_plane(self, axis: Axes) -> None:
         self.plane = axis
-        whole = self.points.reshape(-1, 2)
-        low, high = np.nanmin(whole, 0), np.nanmax(whole, 0)
-        axis.update_datalim([low, high])
+        whole = np.concatenate([task.points.reshape(-1, 2) for task in self.tasks])
+        axis.update_datalim([whole.min(0), whole.max(0)])
         axis.autoscale_view()
         axis.set_aspect("equal", adjustable="datalim")
         axis.set(xlabel="first discriminant", ylabel="second discriminant")
@@ -92,7 +108,7 @@ class FeaturePlane(Screen):
         dot: dict[str, Any] = {"linestyle": "none", "markersize": 4, **EDGED}
         looks: list[dict[str, Any]] = [
             {"color": COLORS[k % len(COLORS)], "marker": MARKS[k % len(MARKS)]}
-            for k in range(len(names))
+            for k in range(max(len(task.classes) for task in self.tasks))
         ]
         self.dots = [self._marks(**dot, **look) for look in looks]
         self.rings = self._marks(**RING)
@@ -101,10 +117,10 @@ class FeaturePlane(Screen):
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}
         self.named = [
             self.moves(axis.annotate(
-                name, (0, 0), xytext=(8, 5), textcoords="offset points", fontsize=SMALL,
+                "", (0, 0), xytext=(8, 5), textcoords="offset points", fontsize=SMALL,
                 weight="bold", bbox=plate, annotation_clip=False,
             ))
-            for name in names
+            for _ in looks
         ]  # fmt: skip
 
     def _marks(self, **look: Any) -> Marks:
@@ -116,9 +132,10 @@ class FeaturePlane(Screen):
         picture = self.place(5.3, 3.12, 1.05, 1.05)
         picture.set_title("chosen image", fontsize=TEXT)
         self.image = self.moves(picture.imshow(np.zeros((2, 2, 3))))
-        top = float(np.nanquantile(self.attention[..., 2:], MOST))
+        to_patches = [task.attention[..., 2:].ravel() for task in self.tasks]
+        top = float(np.quantile(np.concatenate(to_patches), MOST))
         look = {"vmin": 0, "vmax": top, "interpolation": "none"}
-        prompted = self.prompted = bool((self.attention[:, 0, :, 1] > 0).any())
+        prompted = self.prompted = any((task.attention[..., 1] > 0).any() for task in self.tasks)
         self.maps = []
         for bottom, when in ((1.92, "before the task"), (0.72, "after it")):
             row = []

@@ -40,7 +40,7 @@ def of(page):
 
 def test_points_are_those_that_are_kept_and_wrong_ones_are_ringed(page, move):
     move(block=2, after=3, image=4)
-    kept, picture = kept_of(of(page)), built(of(page), 1)
+    kept, picture = kept_of(of(page)), built(of(page))
     points, labels = kept["points.1"][2].astype(float), kept["labels.1"]
     for dots, k in zip(picture.dots, kept["classes.1"], strict=True):
         np.testing.assert_array_equal(np.transpose(dots.get_data()), points[labels == k])
@@ -57,7 +57,7 @@ def test_points_are_those_that_are_kept_and_wrong_ones_are_ringed(page, move):
 
 def test_before_a_task_is_learned_nothing_is_wrong_and_nothing_kept(page, move):
     move(block=3, after=2)
-    picture = built(of(page), 2)
+    picture = built(of(page))
     assert len(picture.rings.get_xdata()) == 0 and "before it is learned" in page.picture.alt
     assert np.isnan(picture.marks[0].get_xdata()).all()
     assert page.words.value.count("<td>–</td>") >= 2
@@ -66,7 +66,7 @@ def test_before_a_task_is_learned_nothing_is_wrong_and_nothing_kept(page, move):
 
 def test_attention_is_that_of_the_chosen_image_before_and_after(page, move):
     move(block=1, after=2, image=3)
-    kept, picture = kept_of(of(page))["attention.0"].astype(float), built(of(page), 0)
+    kept, picture = kept_of(of(page))["attention.0"].astype(float), built(of(page))
     for row, state in zip(picture.maps, (1, 2), strict=True):
         for k, shades in enumerate(row):
             wanted = kept[state, k, 2, 2:].reshape(4, 4)
@@ -96,7 +96,7 @@ def test_a_press_chooses_the_image(page, move):
     spot = page.picture.spots[7]
     page.picture.pressed = [spot["x"], spot["y"], 1]
     page.wait()
-    chosen = np.transpose(built(of(page), 1).chosen.get_data())
+    chosen = np.transpose(built(of(page)).chosen.get_data())
     np.testing.assert_allclose(chosen, [kept_of(of(page))["points.1"][2][7]], atol=1e-3)
 
 
