@@ -4,6 +4,7 @@
 shipped afterwards (`fmlora-lab ship`) is offered by them wherever the lab is installed.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fmlora_lab.analysis.collision import collision_rates
 from fmlora_lab.analysis.experts import experts_of, of_two_towers
 from fmlora_lab.analysis.overlap import related
 from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.explorers.features import kept_of
 from fmlora_lab.files import check_writable
 from fmlora_lab.heads import TrainedHead
 from fmlora_lab.methods.fm_lora.fm_lora import FMLoRA
@@ -40,6 +42,8 @@ def prepare(run: Run) -> None:
         collision_rates(run)
     if run.label.updates == "cores":
         run.derived("truncated", lambda: truncated(run))
+    with suppress(BadInput):  # of a method whose network is not the sum of what it records
+        kept_of(run)
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ from fmlora_lab.plots.screen import Screen
 from fmlora_lab.plots.sheet import PAGE
 
 Draw = Callable[..., tuple[Screen, str]]
+Spots = tuple[list[dict[str, Any]], dict[str, str]]
+"""`Picture.spots` and `Picture.images`."""
 
 
 def table(heading: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
@@ -52,7 +54,8 @@ class Explorer:
     ranges into agreement before each drawing. `rows` are the widgets as they stand above the
     picture, controls among them; `hint`, or what it gives of the controls' values, says what to
     look for. `press` is told where in the picture's data somebody pressed: axes, x, y; `spots` says
-    of a figure what is told of places that are pointed at (`Picture.spots`).
+    of a figure and the controls' values what is told of places that are pointed at. What `waiting`
+    gives of the controls' values is shown until it is drawn.
 
     On a page of its own, the page's address has the controls' values, and they begin with its.
     """
@@ -65,10 +68,11 @@ class Explorer:
         hint: str | Callable[..., str],
         adjust: Callable[[], None] = lambda: None,
         press: Callable[..., None] | None = None,
-        spots: Callable[[Screen], list[dict[str, Any]]] | None = None,
+        spots: Callable[..., Spots] | None = None,
+        waiting: Callable[..., str] = lambda **values: "",
     ):
         self.controls, self.draw, self.adjust, self.hint = controls, draw, adjust, hint
-        self.press, self.spots = press, spots
+        self.press, self.spots, self.waiting = press, spots, waiting
         self.picture = Picture(pressable=press is not None)
         self.words = HTML()
         self.look = HTML()
@@ -167,6 +171,8 @@ class Explorer:
 
     def _redraw(self, values: Mapping[str, Any]) -> None:
         try:
+            if announced := self.waiting(**values):
+                self.words.value = announced
             screen, words = self.draw(**values)
             ratio, *_ = self.picture.room or [0]
             screen.fit(PAGE * ratio or None)
@@ -174,9 +180,10 @@ class Explorer:
             with self.picture.hold_sync():
                 self.picture.back, self.picture.front = back, front
                 self.picture.alt = f"{screen.said.get_text()}. In numbers: {in_words(words)}."
-                self.picture.spots = [] if self.spots is None else self.spots(screen)
                 if on_page():
                     self.picture.address = {n: str(c.value) for n, c in self.controls.items()}
+            if self.spots is not None:  # which are large, and not seen at once
+                self.picture.spots, self.picture.images = self.spots(screen, **values)
             self.screen = screen
             self.picture.layout.display = None
         except BadInput as lacking:

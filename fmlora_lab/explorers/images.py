@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -41,11 +42,15 @@ class TestImages:
             self._drawn[image] = self._draw(image)
         return self._drawn[image]
 
-    def _draw(self, image: int) -> str:
+    def pixels(self, image: int) -> NDArray[np.uint8]:
+        """An image, (H, W, 3)."""
         task = int(self.tasks[image])
         own = image - int(np.searchsorted(self.tasks, task))
-        images = self.stream.tasks[task].test
-        picture = Image.fromarray(images.pixels[own].permute(1, 2, 0).numpy())
+        chosen = self.stream.tasks[task].test[torch.tensor([own])]
+        return chosen.pixels[0].permute(1, 2, 0).numpy()
+
+    def _draw(self, image: int) -> str:
+        picture = Image.fromarray(self.pixels(image))
         picture.thumbnail((SHOWN, SHOWN))
         out = io.BytesIO()
         picture.save(out, "png")

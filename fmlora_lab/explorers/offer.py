@@ -32,30 +32,37 @@ def offered(
     ]
     if not found:
         raise BadInput(f"no stored run suits this explorer; make one with `{command}`")
-    names = told_apart([run for _, run in found])
+    names = _apart([run for _, run in found])
     return {
-        f"{name} · {place} {run.id[:8]}": run
-        for name, (place, run) in zip(names, found, strict=True)
+        " · ".join(filter(None, (name, f"{place} {run.id[:8]}", differs))): run
+        for (name, differs), (place, run) in zip(names, found, strict=True)
     }
 
 
 def told_apart(runs: Sequence[Run]) -> list[str]:
     """Each run in a few words: its method, and of stream, tasks and seed what is not the same in
     all of them; where runs of one method are not told apart by that, settings that differ."""
+    return [", ".join(filter(None, parts)) for parts in _apart(runs)]
+
+
+def _apart(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What `told_apart` says, settings by themselves."""
     every = [_said_of(run) for run in runs]
     same = {name for name in every[0] if len({of[name] for of in every}) == 1} - {"method"}
     names = [", ".join(v for k, v in of.items() if k not in same and v) for of in every]
+    settings = [""] * len(runs)
     for name in {name for name in names if names.count(name) > 1}:
         alike = [k for k, other in enumerate(names) if other == name]
         for k, differs in zip(alike, what_differs([runs[k] for k in alike]), strict=True):
-            names[k] = ", ".join([name, *_in_short(differs)])
-    return names
+            settings[k] = _in_short(differs)
+    return list(zip(names, settings, strict=True))
 
 
-def _in_short(differs: Mapping[str, Any]) -> list[str]:
+def _in_short(differs: Mapping[str, Any]) -> str:
     """The first of these settings; how many more there are."""
-    said = [f"{name.removeprefix('method.')} {value}" for name, value in differs.items()]
-    return said[:FEW] + ([f"{len(said) - FEW} more settings"] if len(said) > FEW else [])
+    said = [f"{name.split('.')[-1]} {value}" for name, value in differs.items()]
+    more = len(said) - FEW
+    return ", ".join(said[:FEW] + ([f"{more} more"] if more > 0 else []))
 
 
 def describe(run: Run) -> str:

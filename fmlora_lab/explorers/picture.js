@@ -121,7 +121,8 @@ function render({ model, el }) {
         tip.style.display = near.length ? "block" : "none";
         if (!near.length) return;
         tip.replaceChildren();
-        make("", "img", tip).src = near[0].image;
+        const image = model.get("images")[near[0].image];
+        if (image) make("", "img", tip).src = image;
         make("", "div", tip).textContent = near[0].text;
         tip.style.left = `${Math.min(x + 12, box.width - tip.offsetWidth)}px`;
         tip.style.top = `${Math.min(y + 12, box.height - tip.offsetHeight)}px`;

@@ -27,7 +27,9 @@ class Picture(anywidget.AnyWidget):
     pressable = Bool(False).tag(sync=True)
     spots = List().tag(sync=True)
     """What is said of places when they are pointed at: dictionaries of `x`, `y`, `text`, `image`,
-    of which the last is an address or nothing."""
+    of which the last names one of `images` or none."""
+    images = Dict().tag(sync=True)
+    """Addresses by name."""
     helped = Bool(False).tag(sync=True)
     address = Dict().tag(sync=True)
     """What the page's address is to say, by name; nothing where it is none of the explorer's."""

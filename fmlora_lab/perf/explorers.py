@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import numpy as np
 
+from fmlora_lab.explorers.features import kept_of, offered_or_trained
 from fmlora_lab.perf import browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-EXPLORERS = ("subspace_overlap", "rank_choice", "prompt_drift", "experts", "forgotten")
+EXPLORERS = (
+    "subspace_overlap",
+    "rank_choice",
+    "prompt_drift",
+    "experts",
+    "forgotten",
+    "features",
+)
 KERNEL = {"name": "python3", "display_name": "Python 3"}
 SETTLED = 1000
 """Milliseconds."""
@@ -25,6 +33,7 @@ WATCH = Path(__file__).with_suffix(".js").read_text("utf-8")
 
 def bench(moves: int) -> list[dict[str, Any]]:
     """All explorers; the objects that `--json` prints. BadInput where there is no browser."""
+    kept_of(next(iter(offered_or_trained(None).values())))  # what is computed once is no redrawing
     with TemporaryDirectory() as folder:
         for name in EXPLORERS:
             cell = nbformat.v4.new_code_cell(

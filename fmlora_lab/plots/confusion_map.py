@@ -36,7 +36,7 @@ class ConfusionMap(Screen):
             self.place(4.18, 0.72, 0.1, 3.45), self.map, "share of the class's images"
         )
         scale.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
-        self._add_accuracy(self.place(5.2, 0.72, 1.9, 3.45), over_all)
+        self._add_accuracy(self.place(5.4, 0.72, 1.7, 3.45), over_all)
         looks = {
             "among all classes": drawn(AMONG),
             "within the task": drawn(WITHIN),
@@ -61,7 +61,7 @@ class ConfusionMap(Screen):
     def _add_map(self, axis: Axes, classes: int) -> None:
         look = {"norm": PowerNorm(0.5, 0, 1), "aspect": "auto", "interpolation": "none"}
         blank = np.full((classes, classes), np.nan)
-        self.map = self.moves(axis.imshow(blank, cmap=mpl.colormaps["cividis_r"], **look))
+        self.map = self.moves(axis.imshow(blank, cmap=mpl.colormaps["Blues"], **look))
         ends = sorted({task.stop - 0.5 for task in self.tasks})[:-1]
         low, high = -0.5, classes - 0.5
         cuts = [[(low, e), (high, e)] for e in ends] + [[(e, low), (e, high)] for e in ends]

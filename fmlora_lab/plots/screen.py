@@ -11,13 +11,21 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path
 from matplotlib.text import Text
+from matplotlib.transforms import IdentityTransform
+from numpy.typing import NDArray
 
 from fmlora_lab.plots.sheet import EDGE, PAGE, SMALL, TEXT, fine, open_over_grid
 
@@ -122,6 +130,12 @@ class Screen:
                 return axis, *inside.transform(spot)
         return None
 
+    def shown_at(self, axis: Axes, points: NDArray) -> NDArray:
+        """Where points (n, 2) of an axis's data are: shares of the figure from its upper left
+        corner, (n, 2)."""
+        shown = axis.transData + self.figure.transFigure.inverted()
+        return shown.transform(points) * (1, -1) + (0, 1)
+
     def _margins(self) -> list[tuple[float, float]]:
         """What does not stretch, as intervals of the layout's height: what lies beneath and above
         all axes, and between two of them that stand over each other."""
@@ -154,6 +168,30 @@ class Screen:
         finally:
             self.figure.dpi = dpi
         return out.getvalue()
+
+
+class Marks(Line2D):
+    """Marks without a line, drawn as one shape: hundreds of them are written one by one slowly."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        assert self.axes is not None
+        style = MarkerStyle(self.get_marker())
+        point = np.asarray(renderer.points_to_pixels(1)).item()
+        shape = style.get_path().transformed(style.get_transform())
+        corners = point * self.get_markersize() * np.asarray(shape.vertices)
+        spots = self.axes.transData.transform(self.get_xydata())
+        lines = [Path.MOVETO, *[Path.LINETO] * (len(corners) - 1)]
+        codes = lines if shape.codes is None else shape.codes
+        vertices = (spots[:, None] + corners).reshape(-1, 2)
+        gc = renderer.new_gc()
+        gc.set_clip_rectangle(self.axes.bbox)
+        gc.set_foreground(self.get_markeredgecolor())
+        gc.set_linewidth(point * self.get_markeredgewidth())
+        whole = Path(vertices, np.tile(codes, len(spots)))
+        face = self.get_markerfacecolor()
+        filled = None if face == "none" else to_rgba(face)
+        renderer.draw_path(gc, whole, IdentityTransform(), filled)
+        gc.restore()
 
 
 def _merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fmlora_lab import configure, run
+from fmlora_lab.explorers.features import kept_of
 from fmlora_lab.perf import browser
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +25,19 @@ def a_browser():
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory):
+def small_run(own_cache, tmp_path_factory):
+    """A runs folder with one run, whose features are known."""
+    runs = tmp_path_factory.mktemp("small") / "runs"
+    more = {"benchmark.test_images": 5}
+    kept_of(run(configure("fm-lora", "glyphs", "smoke", more), runs))
+    return runs
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, small_run):
     """A copy of what the two servers show, so that JupyterLab saves nothing into the original."""
     copy = tmp_path_factory.mktemp("project")
+    shutil.copytree(small_run, copy / "runs")
     shutil.copy(ROOT / "Makefile", copy)
     for folder in ("notebooks", "figures/readme"):
         shutil.copytree(ROOT / folder, copy / folder)
@@ -36,6 +48,7 @@ def make(project: Path, target: str, ready: str, *options: str):
     """`make TARGET` in the copy, with the Python that runs the tests."""
     arguments = " ".join(["--no-browser", *options])
     own = (f"BIN={Path(sys.executable).parent}", "READY=", f"ARGS={arguments}")
+    own += (f"WITH_RUNS=FMLORA_RUNS={project / 'runs'}",)  # not the user's
     return browser.serving("make", "-C", str(project), target, *own, ready=ready)
 
 

@@ -14,7 +14,8 @@ def test_every_explorer_is_measured():
     assert sorted(bench_explorers.EXPLORERS) == sorted(explorers.__all__)
 
 
-def test_the_command_prints_what_it_measured(call):
+def test_the_command_prints_what_it_measured(call, small_run, monkeypatch):
+    monkeypatch.setenv("FMLORA_RUNS", str(small_run))
     code, out, _ = call("bench", "explorers", "--moves", 4, "--json")
     found = json.loads(out)
     assert code == 0 and [row["explorer"] for row in found] == list(bench_explorers.EXPLORERS)

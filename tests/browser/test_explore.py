@@ -165,3 +165,31 @@ def test_it_is_there_for_everyone(opened):
     for kind in ("slider", "button", "combobox"):
         for control in page.get_by_role(kind).all():
             assert control.get_attribute("aria-label") or control.inner_text().strip()
+
+
+def test_a_press_on_the_map_of_confusion_shows_its_images(page, changes, voila):
+    page.goto(voila("voila/render/44_forgotten.ipynb"))
+    page.wait_for_selector(PICTURE)
+    before = page.get_by_role("combobox", name="class").input_value()
+    map_ = box(page, "img.fml-front")
+    with changes():
+        page.mouse.click(map_["x"] + 0.3 * map_["width"], map_["y"] + 0.45 * map_["height"])
+    page.wait_for_function(
+        "before => document.querySelector('select[aria-label=class]').value != before", arg=before
+    )
+    assert page.locator(".fml-images figure img").count() > 0
+    assert all(img.get_attribute("alt") for img in page.locator(".fml-images img").all())
+
+
+def test_a_point_that_is_pointed_at_shows_its_image(page, voila):
+    page.goto(voila("voila/render/45_features.ipynb"))
+    page.wait_for_selector(PICTURE)
+    plane, tip = box(page, "img.fml-front"), page.locator(".fml-tip")
+    for share in range(15, 60):  # across the middle of the plane
+        page.mouse.move(plane["x"] + share / 100 * plane["width"], plane["y"] + plane["height"] / 2)
+        if tip.is_visible():
+            break
+    assert tip.inner_text().strip()
+    assert tip.locator("img").get_attribute("src").startswith("data:image/png")
+    page.mouse.move(5, 5)
+    tip.wait_for(state="hidden")

@@ -112,7 +112,8 @@ def test_the_command_makes_a_run_ready_for_the_explorers(stored, call, tmp_path)
     assert call(*words) == (0, f"{stored.id}: ready for the explorers\n", "")
     (own,) = load_runs(tmp_path)
     assert smaller_ranks(own) == truncated(stored)
-    names = ("collisions.safetensors", "relations.safetensors", "truncated.json")
+    names = ("collisions.safetensors", "features.safetensors", "relations.safetensors")
+    names += ("truncated.json",)
     assert own.folder.derived_files() == [f"derived/{name}" for name in names]
 
 

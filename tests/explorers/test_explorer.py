@@ -9,11 +9,12 @@ from threading import Event
 import numpy as np
 import pytest
 from ipywidgets import Dropdown, IntSlider
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers.explorer import Explorer, in_words, table
-from fmlora_lab.plots.screen import HIGHEST, LOWEST, Screen
+from fmlora_lab.plots.screen import HIGHEST, LOWEST, Marks, Screen
 from fmlora_lab.plots.sheet import EDGE
 
 pytestmark = pytest.mark.unit
@@ -99,6 +100,17 @@ def test_what_cannot_be_shown_is_a_sentence_until_something_can(level):
     slider.value = 8
     page.wait()
     assert page.words.value == "<b>8</b>" and page.picture.layout.display is None
+
+
+def test_what_takes_long_is_announced(level):
+    _, draw, _ = level
+    slider, shown = IntSlider(1, 0, 10), []
+    page = Explorer({"x": slider}, draw, [(slider,)], "", waiting=lambda x: "soon" * (x == 2))
+    page.words.observe(lambda change: shown.append(change["new"]), "value")
+    for x in (2, 3):
+        slider.value = x
+        page.wait()
+    assert shown == ["soon", "<b>2</b>", "<b>3</b>"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -287,6 +299,20 @@ def test_what_stays_is_drawn_once():
     (back, front), _ = picture.svg(), picture.show(2)
     assert picture.svg()[0] is back and picture.svg()[1] != front
     assert same_names(picture.svg()[1]) != same_names(front)
+
+
+@pytest.mark.parametrize("mark", ["o", "s", "^", "P"])
+def test_marks_in_one_shape_look_as_marks(mark):
+    """As matplotlib draws them one by one, but for the edges of pixels."""
+    look = {"linestyle": "none", "color": "red", "markeredgecolor": "blue", "markersize": 30}
+    spots, drawn = ([0.1, 0.5, 0.8], [2, 8, 5]), []
+    for kind, at in ((Line2D, ([], [])), (Line2D, spots), (Marks, spots)):
+        picture, data = Level(), io.BytesIO()
+        picture.line.axes.add_line(kind(*at, marker=mark, **look))
+        picture.figure.savefig(data, format="png", dpi=100)
+        drawn.append(pixels(data.getvalue()).astype(float))
+    nothing, line, marks = drawn
+    assert np.abs(line - marks).mean() < 0.3 * np.abs(line - nothing).mean()
 
 
 class Two(Screen):

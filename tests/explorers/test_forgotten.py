@@ -19,8 +19,8 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module")
-def page():
-    return explorer()
+def page(tmp_path_factory):
+    return explorer(tmp_path_factory.mktemp("none"))
 
 
 def run_of(page):

@@ -44,7 +44,7 @@ def test_of_one_method_settings_that_differ_are_said():
     assert few == [f"sequential LoRA, rank {lora.config['method']['rank']}",
                    "sequential LoRA, rank 64", "InfLoRA"]  # fmt: skip
     many = changed(lora, method__rank=64, method__lr=7.0, training__epochs=9, order_seed=5)
-    assert told_apart([lora, many])[1].endswith("2 more settings")
+    assert told_apart([lora, many])[1].endswith(", 2 more")
 
 
 def test_examples_and_own_runs_stand_with_their_names(tmp_path):

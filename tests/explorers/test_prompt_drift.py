@@ -15,8 +15,8 @@ N, M, D = 4, 3, 6
 
 
 @pytest.fixture(scope="module")
-def page():
-    return explorer()
+def page(tmp_path_factory):
+    return explorer(tmp_path_factory.mktemp("none"))
 
 
 def drawn() -> np.ndarray:

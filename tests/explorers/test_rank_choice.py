@@ -29,8 +29,8 @@ def example(form: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def page():
-    return explorer()
+def page(tmp_path_factory):
+    return explorer(tmp_path_factory.mktemp("none"))
 
 
 @pytest.mark.parametrize("form", FORMS)

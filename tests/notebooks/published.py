@@ -171,7 +171,8 @@ def test_a_frozen_backbone_gains_nothing_over_itself_and_loses_nothing():
 
 
 @pytest.mark.parametrize(
-    "name", ["subspace_overlap", "rank_choice", "prompt_drift", "experts", "forgotten"]
+    "name",
+    ["subspace_overlap", "rank_choice", "prompt_drift", "experts", "forgotten", "features"],
 )
 def test_an_explorer_without_anyone_before_it_leaves_its_picture(name):
     folder = EXECUTED / "figures" / name
