@@ -384,7 +384,11 @@ def validated(settings: dict[str, Any] | str) -> RunConfig:
 PARTS = {"backbone": Backbone, "training": Training, "heads": Heads}
 """What has settings of its own, beside the method and the benchmark."""
 
-PLAINLY = {"tuple_type": "input should be a list", "path_type": "input should be a path"}
+PLAINLY = {
+    "tuple_type": "input should be a list",
+    "path_type": "input should be a path",
+    "too_short": "input should have at least one item",
+}
 """What pydantic says in Python's own words."""
 
 BENCHMARKS = {kind.model_fields["name"].default: kind for kind in get_args(get_args(Benchmark)[0])}

@@ -34,6 +34,9 @@ def name(config: RunConfig) -> str:
         ({"method": 5}, "method.name is 5; allowed: block-lora, "),
         ({"method": ["lora"]}, r"method.name is \['lora'\]; allowed: block-lora, "),
         ({"method.layers": "attn.qkv"}, "method.layers is 'attn.qkv'; input should be a list"),
+        ({"method.layers": []}, r"method.layers is \[\]; input should have at least one item"),
+        ({"method.blocks": []}, r"method.blocks is \[\]; input should have at least one item"),
+        ({"method.blocks": [1, 1]}, r"method.blocks is \[1, 1\]; allowed: each block once"),
         ({"backbone.weights": 5}, "backbone.weights is 5; input should be a path"),
         ({"heads.shrinkage": 2}, "heads.shrinkage is 2; input should be less than or equal to 1"),
         ({5: 3}, "overrides is {5: 3}; allowed: a dictionary from dotted names to values"),
@@ -56,7 +59,7 @@ def test_wrong_values_are_named(overrides, said):
 def test_who_refuses_a_setting_of_another_method_says_what_it_has():
     with pytest.raises(BadInput) as refused:
         configure("full", overrides={"method.rank": 4})
-    assert str(refused.value) == "method.rank is no setting of full; its settings: lr"
+    assert str(refused.value) == "method.rank is no setting of full; its settings: lr, keep"
     with pytest.raises(BadInput) as refused:
         configure("prototypes", overrides={"method.rank": 4})
     assert str(refused.value) == "method.rank is no setting of prototypes, which has none"
@@ -161,3 +164,9 @@ def test_assignments_are_json_or_text():
     assert parse_assignment("drs=false") == ("drs", False)
     with pytest.raises(BadInput, match="KEY=VALUE"):
         parse_assignment("method.lr")
+
+
+@pytest.mark.parametrize("method", ["lora", "dualprompt", "coda-prompt", "hide-prompt"])
+def test_a_method_enters_some_block(method):
+    with pytest.raises(BadInput, match=r"method.blocks is \[\]; input should have at least one"):
+        configure(method, overrides={"method.blocks": []})

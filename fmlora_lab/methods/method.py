@@ -7,12 +7,12 @@ task begins and ends. The loop, the head, evaluation, checkpoints, logging and s
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
@@ -24,6 +24,15 @@ from fmlora_lab.heads import TrainedHead
 
 Layer = Literal["attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"]
 
+
+def _each_once(blocks: tuple[int, ...]) -> tuple[int, ...]:
+    if len({*blocks}) < len(blocks):
+        raise ValueError("allowed: each block once")
+    return blocks
+
+
+Blocks = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_each_once)]
+"""Blocks of a backbone, counted from 0."""
 
 Space = Mapping[str, Sequence[Any]]
 """Values to try of each dotted setting."""
@@ -69,7 +78,7 @@ class SiteSettings(MethodSettings):
         default=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), min_length=1
     )
     """Which linear layers are adapted; `attn.q`, `attn.k`, `attn.v` are rows of the fused qkv."""
-    blocks: tuple[int, ...] | None = None
+    blocks: Blocks | None = None
     """Which blocks are adapted, counted from 0; all by default."""
 
 

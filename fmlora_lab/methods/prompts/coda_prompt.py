@@ -25,7 +25,16 @@ from torch import Tensor, nn
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import MethodSettings
-from fmlora_lab.methods.method import HEAD_RATES, Batch, Group, Method, Stage, TaskInfo, register
+from fmlora_lab.methods.method import (
+    HEAD_RATES,
+    Batch,
+    Blocks,
+    Group,
+    Method,
+    Stage,
+    TaskInfo,
+    register,
+)
 from fmlora_lab.methods.prompts.prefixes import halves
 
 
@@ -35,7 +44,7 @@ class CODAPromptSettings(MethodSettings):
     """New components of a task, for every block."""
     length: int = Field(default=8, ge=0, multiple_of=2)
     """Tokens of a component, keys and values together; 0 for none."""
-    blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    blocks: Blocks = (0, 1, 2, 3, 4)
     """Blocks that the prefixes enter."""
     ortho: float = Field(default=0.0, ge=0)
     """λ of the penalty that keeps components orthonormal while they learn."""

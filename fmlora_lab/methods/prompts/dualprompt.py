@@ -28,17 +28,26 @@ from torch import Tensor, nn
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.config import MethodSettings
-from fmlora_lab.methods.method import HEAD_RATES, Batch, Group, Method, Stage, TaskInfo, register
+from fmlora_lab.methods.method import (
+    HEAD_RATES,
+    Batch,
+    Blocks,
+    Group,
+    Method,
+    Stage,
+    TaskInfo,
+    register,
+)
 from fmlora_lab.methods.prompts.prefixes import cosines, halves, uniform
 
 
 class DualPromptSettings(MethodSettings):
     name: Literal["dualprompt"] = "dualprompt"
-    general_blocks: tuple[int, ...] = (0, 1)
+    general_blocks: Blocks = (0, 1)
     """Blocks that the general prompt enters."""
     general_length: int = Field(default=6, ge=0, multiple_of=2)
     """Its tokens, keys and values together; 0 for none."""
-    blocks: tuple[int, ...] = (2, 3, 4)
+    blocks: Blocks = (2, 3, 4)
     """Blocks that the expert prompts enter."""
     length: int = Field(default=20, ge=0, multiple_of=2)
     """Their tokens, keys and values together; 0 for none."""

@@ -35,6 +35,7 @@ from fmlora_lab.heads import TrainedHead
 from fmlora_lab.methods.method import (
     HEAD_RATES,
     Batch,
+    Blocks,
     Group,
     Method,
     Stage,
@@ -51,7 +52,7 @@ CONTRAST_TEMPERATURE = 0.8
 
 class HiDePromptSettings(MethodSettings):
     name: Literal["hide-prompt"] = "hide-prompt"
-    blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    blocks: Blocks = (0, 1, 2, 3, 4)
     """Blocks that the prefixes enter."""
     length: int = Field(default=40, ge=0, multiple_of=2)
     """Tokens of a prefix, keys and values together; 0 for none."""
