@@ -292,6 +292,16 @@ class Learner:
         self.method.given = None
         return Answers(features, labels, among_all, among_own, among_given, inferred)
 
+    def zero_shot(self, task: Task) -> tuple[int, int]:
+        """Right answers to a task's test images by their texts, of the backbone alone, without a
+        prompt that nothing has trained yet: with the task given, and among all classes."""
+        labels = task.test.labels.to(self.device)
+        among_all, among_own = self._said(self.queries(task.test), task.classes)
+        given, unknown = (
+            int((said[TRAINED_HEAD] == labels).sum()) for said in (among_own, among_all)
+        )
+        return given, unknown
+
     def _said(
         self, features: Tensor, classes: range
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

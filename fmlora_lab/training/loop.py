@@ -231,14 +231,11 @@ class Trainer:
             learner.banks.finish()
 
     def _fill_zero_shot(self) -> None:
-        """Right answers on every task before anything is learned: with the task given, and among
-        all classes."""
+        """The frozen backbone's right answers on every task: with the task given, and among all
+        classes."""
         self.learner.read_texts()
-        answers = [self.learner.answer(task) for task in self.stream.tasks]
-        self.at.zero_shot = [
-            [answer.right_within()[TRAINED_HEAD] for answer in answers],
-            [answer.right()[TRAINED_HEAD] for answer in answers],
-        ]
+        right = [self.learner.zero_shot(task) for task in self.stream.tasks]
+        self.at.zero_shot = [list(of_tasks) for of_tasks in zip(*right, strict=True)]
 
     def _fill_rows(self, t: int) -> dict[str, Tensor]:
         """Row t of every matrix: right answers of each head on each task, −1 where not measured,

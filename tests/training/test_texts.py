@@ -97,6 +97,14 @@ def test_zero_shot_is_what_the_untrained_towers_say(start):
     assert sum(given) >= sum(unknown)
 
 
+def test_zero_shot_has_no_prompt_in_it_that_nothing_has_trained(start, tiny_stream):
+    stream = tiny_stream(test_each=40, noise=60.0)
+    prompted = start("fm-lora", stream)
+    with torch.no_grad():
+        prompted.method.P.mul_(100)
+    assert prompted.run()["zero_shot"] == start("linear-probe", stream).run()["zero_shot"]
+
+
 def test_transfer_average_and_last_by_hand(start):
     measured = start("lora", epochs=4).run()
     a = accuracy_matrix(measured["within"]["trained"], measured["counts"])
