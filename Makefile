@@ -57,10 +57,15 @@ lab: $(READY)
 	cd $(ROOT) && $(WITH_RUNS) $(BIN)/jupyter lab --ServerApp.root_dir=. \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
+# A page has a process of its own, of half a gigabyte; it ends so many seconds after it was left.
+LEFT := 120
+
 explore: $(READY)
 	cd $(ROOT) && $(BIN)/python -m fmlora_lab.explorers.pages build/explorers && \
 	    $(WITH_RUNS) JUPYTER_PATH=$(ROOT)/build/explorers/.share \
-	    $(BIN)/voila build/explorers --template=explorers $(ARGS)
+	    $(BIN)/voila build/explorers --template=explorers \
+	    --MappingKernelManager.cull_idle_timeout=$(LEFT) --MappingKernelManager.cull_interval=10 \
+	    $(ARGS)
 
 figures: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render all -p profile demo

@@ -16,6 +16,8 @@ from fmlora_lab.perf import browser
 ROOT = Path(__file__).parents[2]
 EXPLORERS = sorted(path.stem for path in (ROOT / "notebooks").glob("4?_*.ipynb"))
 SHOTS = ROOT / "build" / "screenshots"
+LEFT = 20
+"""Seconds after which the process of a page that was left ends: each takes half a gigabyte."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,7 +50,7 @@ def make(project: Path, target: str, ready: str, *options: str):
     """`make TARGET` in the copy, with the Python that runs the tests."""
     arguments = " ".join(["--no-browser", *options])
     own = (f"BIN={Path(sys.executable).parent}", "READY=", f"ARGS={arguments}")
-    own += (f"WITH_RUNS=FMLORA_RUNS={project / 'runs'}",)  # not the user's
+    own += (f"WITH_RUNS=FMLORA_RUNS={project / 'runs'}", f"LEFT={LEFT}")  # not the user's runs
     return browser.serving("make", "-C", str(project), target, *own, ready=ready)
 
 
@@ -56,6 +58,9 @@ def make(project: Path, target: str, ready: str, *options: str):
 def lab(project):
     """The address of a path in the JupyterLab that `make lab` starts."""
     own = ("--allow-root", "--ServerApp.port={port}", "--IdentityProvider.token={token}")
+    own += tuple(
+        f"--MappingKernelManager.cull_{at}" for at in (f"idle_timeout={LEFT}", "interval=10")
+    )
     with make(project, "lab", "api/status", *own) as address:
         yield address
 
