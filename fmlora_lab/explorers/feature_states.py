@@ -181,7 +181,8 @@ def best_plane(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     means = means_of(features, labels, classes).double()
     origin, within = means.mean(0), (features - means.float()[own]).double()
     scatter = within.T @ within / len(within)
-    scatter += SHRUNK * scatter.diagonal().mean() * torch.eye(len(scatter)).to(scatter)
+    varies = float(scatter.diagonal().mean()) or 1.0  # nothing does, of one image a class
+    scatter += SHRUNK * varies * torch.eye(len(scatter)).to(scatter)
     root = torch.linalg.inv(torch.linalg.cholesky(scatter))  # whitens what varies within
     _, _, Vt = torch.linalg.svd((means - origin) @ root.T, full_matrices=False)
     found = (Vt[: min(2, len(classes) - 1)] @ root).T

@@ -8,6 +8,7 @@ have the window; what is there to be printed, in cells tagged `print`, is left o
 
 import base64
 import io
+import re
 import sys
 from html import escape
 from pathlib import Path
@@ -21,6 +22,8 @@ TEMPLATE = "explorers"
 """Under which Voilà finds the first page: FOLDER/.share is a folder of its `JUPYTER_PATH`."""
 THUMBNAIL = 480
 """Its pictures' width in pixels."""
+NOTEBOOK = re.compile(r"\[([^]]*)\]\([^)]*\.ipynb\)")
+"""A link to one in Markdown."""
 
 
 def write(folder: Path) -> list[Path]:
@@ -31,6 +34,7 @@ def write(folder: Path) -> list[Path]:
         page.cells = [c for c in page.cells if "print" not in c.metadata.get("tags", ())]
         said = "\n\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
         question, about = said.removeprefix("# ").split("\n", 1)
+        about = NOTEBOOK.sub(r"\1", about)  # whose page is not among these
         code = [cell for cell in page.cells if cell.cell_type == "code"]
         page.cells = [nbformat.v4.new_markdown_cell(_folded(question, about)), *code]
         written.append(folder / source.name)

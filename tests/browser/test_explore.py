@@ -145,7 +145,7 @@ def test_the_address_has_the_state(opened, changes, errors):
     state = re.search(r"&(run|left)=.*", page.url)
     other = opened(1280, 800, state.group())
     errors.clear()  # Voilà refuses what a page says when it is left
-    again = other.get_by_role("slider", name=said)
+    again = other.get_by_role("slider", name=said, exact=True)
     assert browser.place(again)[1] == now
 
 

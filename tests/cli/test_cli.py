@@ -220,7 +220,7 @@ def test_merge_writes_a_timm_state_dict_and_prompts_beside(call, tmp_path):
         ),
         (
             ("run", "--method", "full", "--set", "method.rank=3"),
-            "method.rank is no setting of full; its settings: lr",
+            "method.rank is no setting of full; its settings: lr, keep",
         ),
         (("run", "--set", "seed"), "KEY=VALUE"),
         (("run", "--tasks", "700", *SMOKE), "benchmark.tasks is 700; allowed for 100 classes"),

@@ -157,6 +157,13 @@ def test_of_few_classes_the_rest_is_where_features_vary_most(classes):
         assert (plane[0] ** 2).sum() > 0.95
 
 
+@pytest.mark.parametrize("classes", [1, 4])
+def test_one_image_a_class_has_a_plane_too(classes):
+    features = torch.randn(classes, 6, generator=torch.Generator().manual_seed(2))
+    _, plane = best_plane(features, torch.arange(classes))
+    torch.testing.assert_close(plane.T @ plane, torch.eye(2), atol=1e-5, rtol=0)
+
+
 def test_means_are_carried_along_the_drift_of_later_tasks():
     """All features move by the same shift, which is seen in the later task's images."""
     draw = torch.Generator().manual_seed(2)

@@ -125,8 +125,8 @@ def test_a_tick_draws_curves_bars_and_a_table(stored, monkeypatch):
     shown.grid.selected_rows = ticked
     shown.wait()
     first, second = re.findall('<img alt="(.*?)"', shown.drawn.value, re.DOTALL)
-    assert first.startswith("After 10 tasks: highest") and second.startswith("Acc (%) from")
-    assert "<th>sequential LoRA</th>" in shown.drawn.value and "3 seeds" in second
+    assert first.startswith("After 10 tasks: sequential LoRA 5") and "Acc (%) from" in second
+    assert "<th>sequential LoRA</th>" in shown.drawn.value and "n = 3 seeds" in second
     shown.grid.selected_rows = []
     shown.wait()
     assert shown.drawn.value == ""

@@ -231,7 +231,7 @@ def test_an_explorer_that_was_interrupted_opens(tmp_path):
 
 def test_what_cannot_be_used_is_one_line_without_a_traceback():
     ask = 'from fmlora_lab import grid\ngrid(method=["lora", "full"], **{"method.rank": [4]})'
-    assert errors(executed(ask)) == [["method.rank is no setting of full; its settings: lr"]]
+    assert errors(executed(ask)) == [["method.rank is no setting of full; its settings: lr, keep"]]
 
 
 def test_what_a_notebooks_processes_say_comes_once(tmp_path, capfd, monkeypatch):

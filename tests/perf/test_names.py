@@ -59,4 +59,4 @@ def test_images_are_read_the_first_time_alone(call, monkeypatch):
 @pytest.mark.unit
 def test_what_there_is_to_measure_is_said(call):
     code, _, err = call("bench", "everything")
-    assert code == 2 and "bench is 'everything'; allowed: training, explorers, names, busy" in err
+    assert code == 2 and "bench is 'everything'; allowed: training, run, explorers, " in err

@@ -24,6 +24,7 @@ def test_a_run_is_told_part_by_part_and_drawn(call, tmp_path):
     assert found["whole"] == pytest.approx(sum(found["seconds"].values()), abs=0.01)
     assert found["images"] == 200 and found["whole_by_steps"] > 1
     assert [file.name for file in sorted((tmp_path / "out").iterdir())] == [
+        "run-lora.pdf",
         "run-lora.png",
         "run-lora.svg",
     ]

@@ -69,10 +69,10 @@ def test_methods_are_rows_of_one_series_by_their_titles():
     (axis,) = figure.axes
     rows = [text.get_text().replace("\n", " ") for text in axis.get_yticklabels()]
     assert rows == ["FM-LoRA", "sequential LoRA"]
-    said = "Acc (%) from 50.5 (at FM-LoRA) to 60.5 (at sequential LoRA), 2 seeds of training"
+    said = "Acc (%) from 50.5 (at FM-LoRA) to 60.5 (at sequential LoRA) (n = 2 seeds of training)"
     assert title(figure) == said
     (one,) = plots.over(found[:2], "method").axes
-    assert title(one.figure) == "Acc (%) 50.5 (at FM-LoRA), 2 seeds of training"
+    assert title(one.figure) == "Acc (%) 50.5 (at FM-LoRA) (n = 2 seeds of training)"
 
 
 def test_what_the_runs_do_not_have_is_refused():
