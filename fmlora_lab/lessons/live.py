@@ -6,7 +6,6 @@ call trains once and leaves the picture.
 """
 
 import base64
-import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from IPython.display import display
-from ipywidgets import HTML, HBox, Image, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, HBox, Layout, ToggleButtons, VBox
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -166,7 +165,7 @@ class Picture:
         figure = Figure((2 * pictures.WIDTH, HEIGHT), dpi=pictures.DPI)
         for k, panel in enumerate((self.live, self.ended)):
             panel(_axis(figure, 2, k), seen)
-        return _png(figure)
+        return pictures.png(figure)
 
 
 def _axis(figure: Figure, of: int, k: int) -> Axes:
@@ -174,17 +173,11 @@ def _axis(figure: Figure, of: int, k: int) -> Axes:
     return figure.add_axes(((k + 0.19) / of, 0.24, 0.77 / of, 0.61))
 
 
-def drawn(panel: Panel, seen: Seen) -> bytes:
-    """A panel alone, as a PNG."""
+def drawn(panel: Panel, seen: Seen) -> str:
+    """A panel alone, as HTML."""
     figure = Figure((pictures.WIDTH, HEIGHT), dpi=pictures.DPI)
     panel(_axis(figure, 1, 0), seen)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return pictures.shown(figure)
 
 
 BY_TASK = Picture(task_1, earlier, views=True)
@@ -248,7 +241,7 @@ class Retrain:
         self.status = HTML()
         fits = {"flex": "1 1 380px", "min_width": "0", "max_width": "560px"}
         self.images = [
-            Image(format="png", layout=Layout(**fits, align_self="flex-start"))
+            HTML(layout=Layout(**fits, align_self="flex-start"))
             for _ in (picture.live, picture.ended)
         ]
         controls = [
@@ -258,7 +251,7 @@ class Retrain:
         ]
         both = HBox(self.images, layout=Layout(flex_flow="row wrap"))
         self.widget = VBox([*controls, self.status, both])
-        self.drawn: dict[tuple, bytes] = {}
+        self.drawn: dict[tuple, str] = {}
         self._drawing = RLock()  # a picture at a time: fonts are not for two threads
         self.failed: BaseException | None = None
         self.key, self.now = self._asked(), self._new()

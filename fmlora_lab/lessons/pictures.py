@@ -4,13 +4,17 @@ A live picture has two panels, each drawn on an axis of its own, so that they st
 where there is no room for both.
 """
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 from fmlora_lab.plots.heads import CLOSED_FORM
@@ -51,6 +55,36 @@ TASK_LOOKS = [
 def look_of(method: str) -> dict[str, Any]:
     """How what is trained by a method is drawn."""
     return dict(zip(("color", "marker"), TRAINED[family_of(method)], strict=True))
+
+
+def png(figure: Figure) -> bytes:
+    """It, as it is stored and shown."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def shown(figure: Figure) -> str:
+    """HTML of a figure of one axis, with its words for those who do not see it."""
+    data = f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
+    said = escape(in_words(figure.axes[0]), quote=True)
+    return f'<img class="fml-lesson" alt="{said}" src="{data}" style="width: 100%">'
+
+
+def in_words(axis: Axes) -> str:
+    """Its title and its numbers: the last of every curve, or the marks of every row."""
+    title, rows = axis.get_title(loc="left"), {}
+    lines = [(str(line.get_label()), *np.asarray(line.get_data(), float)) for line in axis.lines]
+    if what := axis.get_ylabel():
+        last = {name: y[np.isfinite(y)][-1:] for name, _, y in lines if name[0] != "_"}
+        rows = {name: y for name, y in last.items() if len(y)}
+    else:
+        what, names = axis.get_xlabel(), [t.get_text() for t in axis.get_yticklabels()]
+        names = names or [t.get_text() for t in axis.texts if not isinstance(t, Annotation)]
+        marks = [(x[0], round(y[0])) for _, x, y in lines if len(x) == 1]
+        rows = {name: [x for x, row in marks if row == k] for k, name in enumerate(names)}
+    said = [f"{name} {', '.join(f'{x:.3g}' for x in found)}" for name, found in rows.items()]
+    return f"{title}. {what}: {'; '.join(said)}.".replace("\n", " ")
 
 
 def live(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from IPython.display import display
-from ipywidgets import HTML, HBox, Image, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, HBox, Layout, ToggleButtons, VBox
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from fmlora_lab import configure, threads
 from fmlora_lab.config import RunConfig
 from fmlora_lab.interrupts import Stopped, stopping
+from fmlora_lab.lessons import pictures
 from fmlora_lab.plots.sheet import PAGE, SMALL, TEXT
 from fmlora_lab.plots.style import FAINT, INK, OTHER_COLORS
 from fmlora_lab.runs.run import parts
@@ -157,7 +158,7 @@ class Teach:
         self.view = _buttons("looked for among", VIEWS, True)
         self.status = HTML()
         fits = Layout(flex="1 1 380px", min_width="0", max_width="560px", align_self="flex-start")
-        self.images = [Image(format="png", layout=fits) for _ in range(2)]
+        self.images = [HTML(layout=fits) for _ in range(2)]
         both = HBox(self.images, layout=Layout(flex_flow="row wrap"))
         self.widget = VBox([self.choice, self.view, self.status, both])
         self._drawing = RLock()
@@ -221,7 +222,7 @@ class Teach:
         said = escape(f"{self.label} {self.choice.value}: {what}")
         self.status.value = f"<span role='status'>{said}</span>"
 
-    def _figure(self, panels: Sequence[int]) -> bytes:
+    def _figure(self, panels: Sequence[int]) -> Figure:
         given, value = bool(self.view.value), str(self.choice.value)
         figure = Figure((PAGE / 2 * len(panels), 3.1), dpi=DPI)
         for k, panel in enumerate(panels):
@@ -232,14 +233,14 @@ class Teach:
             else:
                 order = [str(v) for _, v in self.choice.options if str(v) in self.tried]
                 kept(axis, {v: self.tried[v] for v in order}, given, self.label)
-        return _png(figure)
+        return figure
 
     def _draw(self) -> None:
         if not self.now.given:
             return
         with self._drawing:  # fonts are not for two threads
             for panel, image in enumerate(self.images):
-                image.value = self._figure([panel])
+                image.value = pictures.shown(self._figure([panel]))
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
         """The control for a front end, the picture for whatever has none."""
@@ -247,7 +248,8 @@ class Teach:
         if not self.now.given:
             return control
         with self._drawing:
-            return {**control, "image/png": base64.b64encode(self._figure([0, 1])).decode()}
+            both = pictures.png(self._figure([0, 1]))
+            return {**control, "image/png": base64.b64encode(both).decode()}
 
 
 def teach(make: Callable[[Any], RunConfig], over: Sequence[Any], start: Any, label: str) -> Teach:
@@ -351,12 +353,6 @@ def _buttons(label: str, options: Mapping[str, Any], start: Any) -> ToggleButton
         description=label,
         style={"description_width": "initial", "button_width": "auto"},
     )
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def overlap(taught: Taught) -> float:

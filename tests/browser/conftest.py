@@ -109,7 +109,7 @@ def changes(page):
     page.add_init_script(
         """window.pictures = 0;
         document.addEventListener("load", ({target}) => {
-            if (target.matches("img.widget-image, img.fml-front")) window.pictures += 1;
+            if (target.matches("img.fml-lesson, img.fml-front")) window.pictures += 1;
         }, true);"""
     )
 

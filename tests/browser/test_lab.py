@@ -22,7 +22,7 @@ WENT_WRONG = (
 def run_to_the_end(page, address) -> None:
     browser.open_notebook(page, address)
     browser.run_all(page)
-    page.wait_for_selector("img.widget-image, img.fml-front")
+    page.wait_for_selector("img.fml-lesson, img.fml-front")
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
     assert prompts.count()
     for k in range(prompts.count()):

@@ -227,7 +227,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_in_the_cell_and_said(tiny, monk
 def test_there_is_a_picture_before_anything_is_trained(tiny):
     make, _ = tiny
     page = live.Retrain(make, [4], 4, "rank")
-    assert all(bytes(image.value).startswith(b"\x89PNG") for image in page.images)
+    assert all("data:image/png;base64,iVBOR" in image.value for image in page.images)
 
 
 def test_watching_does_not_change_the_training(tiny, trainer):
@@ -297,13 +297,13 @@ def test_without_a_front_end_the_same_call_trains_once_and_leaves_the_picture(ti
 @pytest.mark.parametrize("picture", [live.BY_TASK, live.BY_HEAD])
 def test_a_picture_keeps_what_ended(tiny, picture, monkeypatch):
     make, _ = tiny
-    rows, png = [], live._png
+    rows, png = [], pictures.png
 
     def looked_at(figure):
         rows.append([t.get_text() for t in figure.axes[-1].get_yticklabels()])
         return png(figure)
 
-    monkeypatch.setattr(live, "_png", looked_at)
+    monkeypatch.setattr(pictures, "png", looked_at)
     page = opened(make, [1, 4], 4, "rank", picture)
     assert rows[-1] == ["4"]
     page.choice.value = 1
@@ -378,3 +378,12 @@ def test_joint_training_is_a_level_once_it_ended_and_the_frozen_backbone_a_curve
         lines = {line.get_label(): list(line.get_ydata()) for line in drawn.lines}
         assert lines["frozen backbone"] == [30.0]
         assert lines.get("joint training") == ([60.0, 60.0] if ended else None)
+
+
+def test_a_picture_says_its_numbers_to_those_who_do_not_see_it(tiny):
+    make, _ = tiny
+    page = opened(make, [1, 4], 4, "rank")
+    live_one, ended = (image.value for image in page.images)
+    last, (learned, left) = page.now.among_all[-1], page.now.earlier(False)
+    assert f'alt="rank: 4. accuracy on task 1 (%): this training {last:.3g}.' in live_one
+    assert f"mean accuracy on tasks 1 and 2 (%): 4 {learned:.3g}, {left:.3g}." in ended
