@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
+from small_clip import small_clip, towers
+
 from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.config import RunConfig
 from fmlora_lab.training import distributed, learner, loop
 from fmlora_lab.training.loop import Nowhere, Trainer
 
 Case = dict[str, Any]
-"""`config`; `stored`, if any, a checkpoint to go on from; `stop`, if any, the last epoch's line."""
+"""`config`; `stored`, if any, a checkpoint to go on from; `stop`, if any, the last epoch's line;
+`towers` for a model of two."""
 
 
 class Stopped(Exception):
@@ -47,8 +50,9 @@ def found(case: Case, stream, vit) -> tuple[dict, dict]:
     """Arrays and position of the last checkpoint of a run, which is made after every epoch."""
     loop.CHECKPOINT_SHARE, learner.EVALUATION_BATCH = float("inf"), 6  # so that each has some
     keeper = Keeper(case)
+    model = towers(small_clip().double()) if case.get("towers") else ViT(deepcopy(vit))
     try:
-        Trainer(RunConfig.model_validate(case["config"]), stream, ViT(deepcopy(vit)), keeper).run()
+        Trainer(RunConfig.model_validate(case["config"]), stream, model, keeper).run()
     except Stopped:
         assert keeper.stop
     return keeper.latest

@@ -59,6 +59,8 @@ def cases() -> dict[str, dict]:
     return found
 
 
+ONE_TOWER = ("lilora", "hide-prompt", "dualprompt", "coda-prompt", "l2p")
+"""They refuse a model of two."""
 STOPPED = (1, "train", 1)
 """In the second task, after a checkpoint of its first epoch."""
 
@@ -82,6 +84,19 @@ def test_two_processes_find_what_one_does(tmp_path, tiny_stream, tiny_vit, float
     assert not {name: how for name, how in different.items() if how > 1e-10}
     assert all(one["correct"] == other["correct"] for (_, one), (_, other) in pairs.values())
     assert {name for name, (_, at) in together.items() if at["task"] < 2} == {"joint", "stopped"}
+
+
+def test_two_processes_teach_two_towers_as_one_does(tmp_path, tiny_stream, tiny_vit, float64):
+    """Every image of a batch is beside the texts of all, whichever process has them."""
+    stream, vit = tiny_stream(), tiny_vit()
+    own = {n: {"name": n, **QUICK.get(n, {})} for n in sorted(METHODS) if n not in ONE_TOWER}
+    own["fm-lora"]["basis_rank"] = 4  # more have singular values of 0, whose vectors are any
+    asked = {name: case(method, towers=True) for name, method in own.items()}
+    with patch.object(loop, "pick_device", lambda: torch.device("cpu")):
+        alone = {name: two.found(asked[name], stream, vit) for name in asked}
+        together = two.ask(tmp_path, asked, stream, vit)
+    different = {name: apart(alone[name], together[name]) for name in asked}
+    assert not {name: how for name, how in different.items() if how > 1e-8}  # logits are 20 cosines
 
 
 def apart(one: tuple[dict, dict], other: tuple[dict, dict]) -> float:
