@@ -43,7 +43,7 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
     classes = ToggleButtons(options=[GIVEN, ALL], description="classes")
     classes.style = {"button_width": "auto"}
     play = Play(min=1, max=n, value=min(2, n), interval=700, description="through the domains")
-    jslink((play, "value"), (domain, "value"))
+    jslink((domain, "value"), (play, "value"))
 
     def adjust() -> None:
         for moving in (domain, other, play):
