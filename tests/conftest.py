@@ -289,13 +289,15 @@ def trainer(monkeypatch, tiny_vit):
     """
     monkeypatch.setattr(loop, "pick_device", lambda: torch.device("cpu"))
 
-    def make(method, stream: Stream, vit=None, keeper=None, seed: int = 0, **settings) -> Trainer:
+    def make(
+        method, stream: Stream, vit=None, keeper=None, seed: int = 0, compile=False, **settings
+    ) -> Trainer:
         defaults = {"epochs": 2, "batch_size": 8, "precision": "float32", "augmentation": "none"}
         training = {**defaults, **settings}
         heads = {"random_features": 30}
         config = RunConfig(method=method, seed=seed, training=training, heads=heads)
         model = ViT(tiny_vit() if vit is None else vit)
-        return Trainer(config, stream, model, keeper or MemoryKeeper())
+        return Trainer(config, stream, model, keeper or MemoryKeeper(), compile=compile)
 
     return make
 

@@ -86,6 +86,12 @@ class Tower(nn.Module):
     def use_fused_attention(self, fused: bool) -> None:
         """Choose the attention kernel, where there is a choice."""
 
+    @property
+    def compilable(self) -> Sequence[nn.Module]:
+        """Blocks whose forward passes `training.compiled` may compile, none by default. What is
+        set for a step must reach them by their sites and their modules' attributes alone."""
+        return ()
+
     def prompts_enter(self, first: nn.Module, last: nn.Module, at: int) -> None:
         """Have the prompts' tokens enter before the block `first` as tokens `at` and following, and
         leave after the block `last`."""

@@ -86,6 +86,10 @@ class ViT(Tower):
         for attention in self._attentions():
             attention.fused_attn = fused
 
+    @property
+    def compilable(self) -> Sequence[nn.Module]:
+        return [*self.network.blocks]
+
     def adapt(self, layers: Sequence[str], blocks: Sequence[int] | None = None) -> list[Site]:
         """`layers`: any of `attn.qkv` (or `attn.q`, `attn.k`, `attn.v`, its rows), `attn.proj`,
         `mlp.fc1`, `mlp.fc2`; `blocks`: which of the blocks, all by default."""

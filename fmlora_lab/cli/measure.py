@@ -56,6 +56,9 @@ def bench_command(
     tasks: Tasks = None,
     profile: ProfileName = "demo",
     set_: Settings = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Steps of some kinds compiled too; for gpu always.")
+    ] = False,
     figures_dir: Annotated[Path | None, typer.Option(help="Where the run's bar is drawn.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -66,7 +69,7 @@ def bench_command(
     random weights unless told otherwise."""
     asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
-        "training": ("steps", asked, batch_size or 64, repeats),
+        "training": ("steps", asked, batch_size or 64, repeats, compile),
         "explorers": ("explorers", moves),
         "sweep-panel": ("sweep_panel", repeats),
         "runs-table": ("runs_table", repeats),

@@ -34,6 +34,9 @@ def run_command(
     devices: Annotated[
         int, typer.Option(min=1, help="GPUs, or processes on a CPU, that share every batch.")
     ] = 1,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile what lies between the backbone's products.")
+    ] = False,
     runs_dir: options.RunsDir = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -54,13 +57,13 @@ def run_command(
         print(config.model_dump_json(indent=2))
         return
     if not distributed.join().first:
-        follow(config)
+        follow(config, compile)
         return
     if devices > 1 and distributed.ranks().size == 1:
         distributed.check(devices, config.training.batch_size)
         if find_stored(config, runs_dir) is None:  # by this command again, on each of them
             raise typer.Exit(distributed.launch(devices, sys.argv[1:]))
-    stored = run(config, runs_dir, keep_features=keep_features)
+    stored = run(config, runs_dir, keep_features=keep_features, compile=compile)
     distributed.leave()
     if as_json:
         print(json.dumps(stored.result))

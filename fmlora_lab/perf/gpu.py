@@ -54,7 +54,7 @@ def bench(
         vit: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
         save_file(vit.state_dict(), weights)
         asked = Backbone(name=backbone, weights=weights)
-        found = steps.bench(asked, batch_size, repeats)
+        found = steps.bench(asked, batch_size, repeats, compile=device.type == "cuda")
         rate, flops = matmul_rate(device), flops_an_image(asked, device)
         for row in found["rows"]:
             row["share"] = row["train_images_per_second"] * 2 * flops / rate

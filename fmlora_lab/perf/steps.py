@@ -30,6 +30,7 @@ from fmlora_lab.methods.method import StageEnd, StepBatch, TaskInfo
 from fmlora_lab.runs.archive import RESULTS, use_shipped
 from fmlora_lab.runs.estimate import timed
 from fmlora_lab.runs.folder import runs_root
+from fmlora_lab.training.compiled import compile_blocks
 from fmlora_lab.training.learner import Learner
 
 CLASSES = 10
@@ -38,13 +39,17 @@ ROWS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text("utf-8")
 )
 """Each row's method and the number of the task whose step is timed."""
+COMPILED = " compiled"
+"""What a row's name ends with whose blocks are compiled."""
+ALSO_COMPILED = ("floor", "fm-lora-2", "fm-lora-20")
 
 
 class Row:
     """One method at one task of a stream, ready to step and to predict."""
 
     def __init__(self, name: str, backbone: Backbone, batch_size: int):
-        settings, task_number = ROWS[name]["method"], ROWS[name]["task"]
+        plain = name.removesuffix(COMPILED)
+        settings, task_number = ROWS[plain]["method"], ROWS[plain]["task"]
         device = pick_device()
         model = load_tower(backbone)
         model.use_fused_attention(device.type == "cuda")
@@ -52,6 +57,8 @@ class Row:
             add_peft_lora(model)
         config = RunConfig.model_validate({"method": settings, "backbone": backbone})
         self.name, self.learner = name, Learner(config, model, CLASSES, device)
+        if name != plain:
+            compile_blocks(model)
         method = self.learner.method
         draw = torch.Generator().manual_seed(0)
         self.choices = torch.Generator().manual_seed(1)
@@ -112,8 +119,11 @@ def add_peft_lora(model: Tower) -> None:
     inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=layers), model.network)
 
 
-def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Time all rows; returns the object that `--json` prints.
+def bench(
+    backbone: Backbone, batch_size: int, repeats: int, compile: bool = False
+) -> dict[str, Any]:
+    """Time all rows, with `compile` some of them compiled too; returns the object that `--json`
+    prints.
 
     `train_ratio` is the median over rounds of a step's time over the floor's in the same round,
     `train_ratio_spread` its quartiles. `peak_memory_mb` is what building and stepping added to a
@@ -122,6 +132,7 @@ def bench(backbone: Backbone, batch_size: int, repeats: int) -> dict[str, Any]:
     keep_memory()
     device = pick_device()
     names = [name for name in ROWS if name != "peft-lora" or _has_peft()]
+    names += [name + COMPILED for name in ALSO_COMPILED if compile]
     memory = {}
     for name in progress.bar(names, desc="peak memory", unit="row", leave=False):
         memory[name] = _peak_memory(name, backbone, batch_size)
@@ -180,14 +191,14 @@ def to_text(found: dict[str, Any]) -> str:
         f"{found['backbone']}, {found['image_size']} px, batch {found['batch_size']}, "
         f"{found['device']}, {found['precision']}, {found['threads']} threads, "
         f"{found['repeats']} rounds",
-        f"{'':<11} {'step/floor':>10} {'quartiles':>13} {'train img/s':>11} "
+        f"{'':<19} {'step/floor':>10} {'quartiles':>13} {'train img/s':>11} "
         f"{'infer img/s':>11} {'peak MB':>8}",
     ]
     for row in found["rows"]:
         low, high = row["train_ratio_spread"]
         memory = "–" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}"
         lines.append(
-            f"{row['name']:<11} {row['train_ratio']:>10.2f} {low:>6.2f}–{high:<6.2f} "
+            f"{row['name']:<19} {row['train_ratio']:>10.2f} {low:>6.2f}–{high:<6.2f} "
             f"{row['train_images_per_second']:>11.0f} "
             f"{row['inference_images_per_second']:>11.0f} {memory:>8}"
         )

@@ -45,11 +45,15 @@ def run(
     use_shipped: bool = False,
     keep_features: bool = False,
     watch: Callable[[Curves], None] | None = None,
+    compile: bool = False,
 ) -> Run:
     """The run of this configuration, from disk if it is there, else trained.
 
     With `keep_features` the features of all test images after each task stay with it, in half
     precision (`Run.features`); BadInput for a run that is stored without them.
+
+    With `compile`, what lies between the backbone's products is compiled where the run has to be
+    computed; it stays the same run, but for rounding. BadInput where that cannot be.
 
     `watch` is shown the run's curves after each task, or once those of what is stored. What it
     raises ends the run there; whoever asks for the same one again has it go on.
@@ -80,7 +84,7 @@ def run(
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
         if ranks.told(not folder.complete):
-            _compute(settles, model, stream, folder, keep_features, watch)
+            _compute(settles, model, stream, folder, keep_features, watch, compile)
             watch = None
     stored = Run(folder)
     stored.check()
@@ -88,13 +92,13 @@ def run(
 
 
 @stopping("in another process of this run")
-def follow(config: RunConfig) -> None:
+def follow(config: RunConfig, compile: bool = False) -> None:
     """What the processes of a run on several devices do beside the first, which is in `run`."""
     if distributed.ranks().told(False):
         model, stream = parts(config)
         settles = settled(config, images_known(config, model.image_size).names)
         with threads.at_most(_threads(settles, model)):
-            Trainer(settles, stream, model, Nowhere()).run()
+            Trainer(settles, stream, model, Nowhere(), compile=compile).run()
 
 
 def _shown(stored: Run, watch: Callable[[Curves], None] | None) -> Run:
@@ -195,6 +199,7 @@ def _compute(
     folder: RunFolder,
     keep_features: bool,
     watch: Callable[[Curves], None] | None,
+    compile: bool,
 ) -> None:
     counts = [len(task.test) for task in stream.tasks]
 
@@ -207,9 +212,10 @@ def _compute(
         progress.say(line)
     with threads.at_most(_threads(config, model)):
         # This adapts the model's sites.
-        trainer = Trainer(config, stream, model, FolderKeeper(folder), keep_features, tell)
+        keeper = FolderKeeper(folder)
+        trainer = Trainer(config, stream, model, keeper, keep_features, tell, compile)
         folder.write_json("config.json", config.model_dump(mode="json"))
-        folder.write_json("environment.json", _environment(config, model, stream))
+        folder.write_json("environment.json", _environment(config, model, stream, compile))
         measured = trainer.run()
     folder.write_json("result.json", {"run_id": folder.run_id, **_result(config, measured)})
 
@@ -339,7 +345,7 @@ def _jsonable(a: np.ndarray) -> list[list[float | None]]:
     return [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in a]
 
 
-def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, Any]:
+def _environment(config: RunConfig, model: Tower, stream: Stream, compile: bool) -> dict[str, Any]:
     packages = ("fmlora-lab", "torch", "timm", "numpy", "safetensors")
     device = pick_device()
     return {
@@ -350,6 +356,7 @@ def _environment(config: RunConfig, model: Tower, stream: Stream) -> dict[str, A
         "bfloat16": has_bfloat16(device),
         "threads": torch.get_num_threads(),
         "devices": distributed.ranks().size,
+        "compiled": compile,
         "revision": revision(),
         "method": METHOD_LABELS[config.method.name]._asdict(),
         "data": stream.fingerprint,

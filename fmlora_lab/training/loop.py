@@ -21,6 +21,7 @@ from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.seeds import generator
 from fmlora_lab.training import distributed
+from fmlora_lab.training.compiled import compile_blocks
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
 from fmlora_lab.training.stage import StageRun
 
@@ -81,9 +82,11 @@ class Trainer:
         keeper: Keeper,
         keep_features: bool = False,
         after_task: Callable[[Position], None] | None = None,
+        compile: bool = False,
     ):
         """`after_task` is called when a task is learned, tested and kept, and at first with what an
-        earlier start left; what it raises ends the training there."""
+        earlier start left; what it raises ends the training there. With `compile`, forward and
+        backward passes are compiled (`compiled.py`); BadInput where they cannot be."""
         keep_memory()
         self.config, self.stream, self.keeper = config, stream, keeper
         self.keep_features, self.after_task = keep_features, after_task
@@ -92,6 +95,8 @@ class Trainer:
         texts = stream.texts if model.reads_text else ()
         classes = len(stream.class_names)
         self.learner = Learner(config, model, classes, device, self.ranks, texts)
+        if compile:
+            compile_blocks(model)
         self.method = self.learner.method
         self.at = Position()
         self.kept = 0  # tasks that the latest checkpoint has

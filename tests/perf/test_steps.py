@@ -8,7 +8,7 @@ import torch
 from fmlora_lab.backbone.device import pick_device
 from fmlora_lab.config import Backbone
 from fmlora_lab.perf import steps
-from fmlora_lab.perf.steps import CLASSES, ROWS, Row, bench, to_text
+from fmlora_lab.perf.steps import ALSO_COMPILED, CLASSES, ROWS, Row, bench, to_text
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +32,17 @@ def test_json_has_every_row_and_figure(monkeypatch):
     assert all(keys <= row.keys() for row in found["rows"])
     assert found["rows"][0]["train_ratio"] == 1.0
     assert all(name in to_text(found) for name in ROWS)
+
+
+def test_some_rows_are_compiled_too(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(steps, "_peak_memory", lambda *_: 1.0)
+    monkeypatch.setattr(steps, "ROWS", {name: ROWS[name] for name in (*ALSO_COMPILED, "lora")})
+    monkeypatch.setattr(steps, "compile_blocks", compiled.append)
+    found = bench(Backbone(), 2, 1, compile=True)
+    fused = [f"{name} compiled" for name in ALSO_COMPILED]
+    assert [row["name"] for row in found["rows"]] == [*ALSO_COMPILED, "lora", *fused]
+    assert len(compiled) == len(fused)
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():
