@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from small_clip import small_clip, towers
 
 from fmlora_lab.backbone.vit import ViT

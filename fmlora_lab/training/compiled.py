@@ -57,7 +57,7 @@ def compile_blocks(model: Tower, backend: Any = "inductor") -> None:
         except InvalidCxxCompiler as error:
             raise BadInput(
                 "compile: no C++ compiler is there; install g++, or name it in CXX"
-            ) from (error)
+            ) from error
     torch._dynamo.config.nested_graph_breaks = True  # what surrounds a site stays one graph
     torch._dynamo.config.specialize_float = True  # a norm's epsilon is a constant
     torch._dynamo.config.skip_nnmodule_hook_guards = False  # whoever watches a module is heard
