@@ -8,7 +8,7 @@ from coloured import coloured_folders
 from matplotlib.figure import Figure
 
 from fmlora_lab import configure, run
-from fmlora_lab.explorers import features
+from fmlora_lab.explorers import features, offer
 from fmlora_lab.explorers.features import built, explorer, kept_of
 from fmlora_lab.runs.archive import ship
 from fmlora_lab.runs.stored import load_runs
@@ -27,6 +27,14 @@ def runs(tmp_path_factory):
     fixed |= {"method.basis_rank": 8, "method.drs.candidates": (2, 4)}
     run(configure("fm-lora", "folder", "smoke", fixed), root / "runs")
     return root / "runs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_examples():
+    """A run of one's own is then what the page begins with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offer, "prepared", lambda: [])
+        yield
 
 
 @pytest.fixture(scope="module")

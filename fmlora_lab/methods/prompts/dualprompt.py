@@ -43,7 +43,7 @@ from fmlora_lab.methods.prompts.prefixes import cosines, halves, uniform
 
 class DualPromptSettings(MethodSettings):
     name: Literal["dualprompt"] = "dualprompt"
-    general_blocks: Blocks = (0, 1)
+    general_blocks: tuple[int, ...] = (0, 1)
     """Blocks that the general prompt enters."""
     general_length: int = Field(default=6, ge=0, multiple_of=2)
     """Its tokens, keys and values together; 0 for none."""
