@@ -4,6 +4,7 @@ No test reads or writes the user's cache or runs, and what a test registers is g
 """
 
 import os
+import signal
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from timm.models.vision_transformer import VisionTransformer
 # to be said before they are imported)
 CHECKED = ("fmlora_lab.backbone", "fmlora_lab.heads", "fmlora_lab.methods")
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+# A shell's background has interrupts ignored, and tests interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from fmlora_lab.backbone.tower import TOWERS, tower
 from fmlora_lab.backbone.vit import ViT
