@@ -235,9 +235,9 @@ class Retrain:
         self.make, self.label, self.picture = make, label, picture
         self.beside = {said: Trained(config) for said, config in (beside or {}).items()}
         self.tried: dict[tuple[str, int], Trained] = {}
-        self.choice = _buttons(label, {str(value): value for value in over}, start)
-        self.seed = _buttons("seed", {str(seed): seed for seed in seeds}, seeds[0])
-        self.view = _buttons("right answers are chosen", VIEWS, False)
+        self.choice = buttons(label, {str(value): value for value in over}, start)
+        self.seed = buttons("seed", {str(seed): seed for seed in seeds}, seeds[0])
+        self.view = buttons("right answers are chosen", VIEWS, False)
         self.status = HTML()
         fits = {"flex": "1 1 380px", "min_width": "0", "max_width": "560px"}
         self.images = [
@@ -383,7 +383,8 @@ class Retrain:
         return {**(self.widget._repr_mimebundle_(**how) or {}), "image/png": picture}
 
 
-def _buttons(label: str, options: Mapping[str, Any], start: Any) -> ToggleButtons:
+def buttons(label: str, options: Mapping[str, Any], start: Any) -> ToggleButtons:
+    """A choice among options by their words."""
     return ToggleButtons(
         options=list(options.items()),
         value=start,

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from IPython.display import display
-from ipywidgets import HTML, HBox, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, HBox, Layout, VBox
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -27,11 +27,12 @@ from fmlora_lab import configure, threads
 from fmlora_lab.config import RunConfig
 from fmlora_lab.interrupts import Stopped, stopping
 from fmlora_lab.lessons import pictures
+from fmlora_lab.lessons.live import buttons
 from fmlora_lab.plots.sheet import PAGE, SMALL, TEXT
 from fmlora_lab.plots.style import FAINT, INK, OTHER_COLORS
 from fmlora_lab.runs.run import parts
 from fmlora_lab.training.learner import TRAINED_HEAD
-from fmlora_lab.training.loop import Position, Trainer
+from fmlora_lab.training.loop import Nowhere, Position, Trainer
 
 TAUGHT = 2
 """Scripts that are taught, the first ones; the others are only watched."""
@@ -58,7 +59,7 @@ class Ended(Exception):
 
 
 @dataclass
-class Taught:
+class Taught(Nowhere):
     """What was seen of a training: accuracy (%) on every script, before it and after each epoch.
 
     It is the training's keeper, in memory; `records` is what the method left of each script.
@@ -127,15 +128,6 @@ class Taught:
     def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None:
         self.records.append(tensors)
 
-    def save_features(self, index: int, features: dict[str, np.ndarray]) -> None:
-        pass
-
-    def load_checkpoint(self) -> None:
-        return None
-
-    def save_checkpoint(self, tensors: dict[str, np.ndarray], position: dict[str, Any]) -> None:
-        pass
-
 
 def _enough(at: Position) -> None:
     if at.task == TAUGHT:
@@ -154,8 +146,8 @@ class Teach:
         self.tried: dict[str, Taught] = {}
         self.now = Taught(make(start))
         self.failed: BaseException | None = None
-        self.choice = _buttons(label, {str(value): value for value in over}, start)
-        self.view = _buttons("looked for among", VIEWS, True)
+        self.choice = buttons(label, {str(value): value for value in over}, start)
+        self.view = buttons("looked for among", VIEWS, True)
         self.status = HTML()
         fits = Layout(flex="1 1 380px", min_width="0", max_width="560px", align_self="flex-start")
         self.images = [HTML(layout=fits) for _ in range(2)]
@@ -344,15 +336,6 @@ def _plain(axis: Axes, xlabel: str, ylabel: str, grid: Literal["x", "y"]) -> Non
     axis.set_ylabel(ylabel, fontsize=TEXT)
     axis.grid(axis=grid, color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
-
-
-def _buttons(label: str, options: Mapping[str, Any], start: Any) -> ToggleButtons:
-    return ToggleButtons(
-        options=list(options.items()),
-        value=start,
-        description=label,
-        style={"description_width": "initial", "button_width": "auto"},
-    )
 
 
 def overlap(taught: Taught) -> float:

@@ -18,7 +18,7 @@ from fmlora_lab.methods.references.joint import JointSettings
 from fmlora_lab.metrics import accuracy_matrix
 from fmlora_lab.runs.run import parts
 from fmlora_lab.training.learner import TRAINED_HEAD
-from fmlora_lab.training.loop import Trainer
+from fmlora_lab.training.loop import Nowhere, Trainer
 
 TASKS = 3
 """As many as can be learned while one waits."""
@@ -44,7 +44,7 @@ class Cancelled(Exception):
 
 
 @dataclass
-class Trained:
+class Trained(Nowhere):
     """What was seen of a training: after each epoch, accuracy (%) of the trained head on task 1,
     `among_all` classes so far and with the task `given`.
 
@@ -112,12 +112,3 @@ class Trained:
 
     def save_task(self, index: int, tensors: dict[str, np.ndarray]) -> None:
         self.records.append(tensors)
-
-    def save_features(self, index: int, features: dict[str, np.ndarray]) -> None:
-        pass
-
-    def load_checkpoint(self) -> None:
-        return None
-
-    def save_checkpoint(self, tensors: dict[str, np.ndarray], position: dict[str, Any]) -> None:
-        pass
