@@ -46,7 +46,7 @@ cluster-test: $(READY)
 	cd $(ROOT) && $(BIN)/python -m pytest -m cluster tests/runs
 
 gpu: $(READY)
-	cd $(ROOT) && $(BIN)/python -m pytest -m gpu tests/training
+	cd $(ROOT) && $(BIN)/python -m pytest -n 8 -m gpu tests/training
 	cd $(ROOT) && $(WITH_RUNS) $(BIN)/fmlora-lab bench gpu
 
 # The working tree is compared, or the revision HEAD.

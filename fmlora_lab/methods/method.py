@@ -67,6 +67,10 @@ class Record:
     """How `end_task`'s record holds the task's low-rank update: see `config.MethodLabel`."""
     ships: tuple[str, ...] = ()
     """Arrays of that record that go with a run when it is shipped, since a reader opens them."""
+    alike: bool = False
+    """Its training steps all compute the same of other images, so that a CUDA device may record one
+    and play it again: nothing that Python draws, counts or makes anew from step to step has a part
+    in them, but in stages that say so."""
     one_task: bool = False
     """It sees the whole stream as one task: joint training, which is no rival."""
 
@@ -109,7 +113,7 @@ class Stage:
     A `probe` only measures: the head's rows start anew in it and are afterwards what they were
     before, as if the stage had not been. No checkpoint falls inside it, so that a method may put
     aside in memory what it brings back. With `observe`, nothing is learned: the images pass once,
-    as they are, and the method's `observe` sees them.
+    as they are, and the method's `observe` sees them. `alike` is as in `Record`.
     """
 
     name: str
@@ -118,6 +122,7 @@ class Stage:
     step: bool = True
     probe: bool = False
     observe: bool = False
+    alike: bool = True
 
 
 @dataclass(frozen=True)

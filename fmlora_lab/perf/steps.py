@@ -9,8 +9,10 @@ round, in one process; a ratio compares steps of the same round.
 import json
 import statistics
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from fmlora_lab.runs.estimate import timed
 from fmlora_lab.runs.folder import runs_root
 from fmlora_lab.training.compiled import compile_blocks
 from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.recorded import BEFORE, RecordedStep
 
 CLASSES = 10
 PROMPT_TOKENS = 8
@@ -41,19 +44,20 @@ ROWS: dict[str, dict[str, Any]] = tomllib.loads(
 """Each row's method and the number of the task whose step is timed."""
 COMPILED = " compiled"
 """What a row's name ends with whose blocks are compiled."""
-ALSO_COMPILED = ("floor", "fm-lora-2", "fm-lora-20")
+ALSO_COMPILED = ("floor", "fm-lora-2", "fm-lora-20", "peft-lora")
 
 
 class Row:
     """One method at one task of a stream, ready to step and to predict."""
 
-    def __init__(self, name: str, backbone: Backbone, batch_size: int):
+    def __init__(self, name: str, backbone: Backbone, batch_size: int, pool: Any = None):
+        """`pool` is the memory that recorded steps share (`recorded.py`)."""
         plain = name.removesuffix(COMPILED)
         settings, task_number = ROWS[plain]["method"], ROWS[plain]["task"]
         device = pick_device()
-        model = load_tower(backbone)
+        model = deepcopy(_loaded(backbone.model_dump_json()))
         model.use_fused_attention(device.type == "cuda")
-        if name == "peft-lora":
+        if plain == "peft-lora":
             add_peft_lora(model)
         config = RunConfig.model_validate({"method": settings, "backbone": backbone})
         self.name, self.learner = name, Learner(config, model, CLASSES, device)
@@ -80,7 +84,10 @@ class Row:
         learned = [p for p in model.network.parameters() if p.requires_grad]
         learned += [p for group in method.groups() for p in group.parameters]
         learned += [prompts.tokens, self.learner.head.rows, self.learner.head.row_bias]
-        self.optimizer = torch.optim.AdamW(list(dict.fromkeys(learned)), lr=1e-4, fused=True)
+        learned, on_card = list(dict.fromkeys(learned)), device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True, capturable=on_card)
+        records = on_card and method.record.alike
+        self.method_step = RecordedStep(method, batch_size, pool) if records else method.step
 
     def _begin(self, task: TaskInfo, observe: bool) -> None:
         """Bring the method to the training of a task, with `observe` through its passes before."""
@@ -98,17 +105,23 @@ class Row:
             method.end_stage(stage, StageEnd(None, task.generator))
 
     def step(self) -> None:
-        """One training step, in the method's own way."""
+        """One training step, in the method's own way; on a CUDA device recorded as in training."""
         method = self.learner.method
         method.train()
         method.on_step(self.choices)
-        method.step(StepBatch(self.images, None, self.learner.loss, self.optimizer))
+        self.method_step(StepBatch(self.images, None, self.learner.loss, self.optimizer))
         method.eval()
 
     def infer(self) -> None:
         """One pass over the batch as evaluation makes it."""
         for _ in self.learner.in_batches(self.images):
             pass
+
+
+@lru_cache(maxsize=1)
+def _loaded(backbone: str) -> Tower:
+    """The tower that every row has a copy of, by its settings in JSON."""
+    return load_tower(Backbone.model_validate_json(backbone))
 
 
 def add_peft_lora(model: Tower) -> None:
@@ -120,10 +133,14 @@ def add_peft_lora(model: Tower) -> None:
 
 
 def bench(
-    backbone: Backbone, batch_size: int, repeats: int, compile: bool = False
+    backbone: Backbone,
+    batch_size: int,
+    repeats: int,
+    compile: bool = False,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Time all rows, with `compile` some of them compiled too; returns the object that `--json`
-    prints.
+    """Time the named rows, all by default, with `compile` some of them compiled too; returns the
+    object that `--json` prints.
 
     `train_ratio` is the median over rounds of a step's time over the floor's in the same round,
     `train_ratio_spread` its quartiles. `peak_memory_mb` is what building and stepping added to a
@@ -131,12 +148,17 @@ def bench(
     """
     keep_memory()
     device = pick_device()
-    names = [name for name in ROWS if name != "peft-lora" or _has_peft()]
+    names = [name for name in names or ROWS if name != "peft-lora" or _has_peft()]
     names += [name + COMPILED for name in ALSO_COMPILED if compile]
-    memory = {}
-    for name in progress.bar(names, desc="peak memory", unit="row", leave=False):
-        memory[name] = _peak_memory(name, backbone, batch_size)
-    rows = [Row(name, backbone, batch_size) for name in names]
+    rows, memory = [], {}
+    pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+    for name in progress.bar(names, desc="rows", unit="row", leave=False):
+        if device.type == "cuda":
+            row, memory[name] = _with_peak(name, backbone, batch_size, pool)
+        else:
+            memory[name] = _peak_memory(name, backbone, batch_size)
+            row = Row(name, backbone, batch_size)
+        rows.append(row)
     training = _interleaved("training", {row.name: row.step for row in rows}, repeats, device)
     inference = _interleaved("inference", {row.name: row.infer for row in rows}, repeats, device)
     found = []
@@ -226,15 +248,23 @@ def _has_peft() -> bool:
     return True
 
 
+def _with_peak(
+    name: str, backbone: Backbone, batch_size: int, pool: Any = None
+) -> tuple[Row, float]:
+    """A row on a CUDA device, and the MB that building it and its first steps, the recorded one
+    among them, allocated there at their peak."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    row = Row(name, backbone, batch_size, pool)
+    for _ in range(BEFORE + 2):
+        row.step()
+    return row, (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def _peak_memory(name: str, backbone: Backbone, batch_size: int) -> float | None:
-    """MB that building a row and two steps need at their peak; None where it cannot be read."""
-    if pick_device().type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        row = Row(name, backbone, batch_size)
-        row.step()
-        row.step()
-        return torch.cuda.max_memory_allocated() / 2**20
+    """MB that building a row and two steps need at their peak on a CPU; None where it cannot be
+    read."""
     if not Path("/proc/self/status").exists():
         return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:

@@ -13,6 +13,7 @@ from fmlora_lab.config import BadInput
 from fmlora_lab.methods.method import Group, Stage, StageEnd, StepBatch
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.recorded import WORTH, RecordedStep
 
 
 class StageRun:
@@ -54,8 +55,12 @@ class StageRun:
             for g in (*self.method.groups(), Group([rows], lr), Group(rest, lr, decay=False))
         ]
         self.learns = any(p.numel() for group in groups for p in group["params"])
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.peak = [group["lr"] for group in self.optimizer.param_groups]
+        self.recorded = self._recorded()
+        self.peak = [group["lr"] for group in groups]
+        if self.recorded is not None:  # a record has the place of a rate, not the rate
+            exact = {"dtype": torch.float32, "device": learner.device}
+            groups = [{**group, "lr": torch.tensor(group["lr"], **exact)} for group in groups]
+        self.optimizer = torch.optim.AdamW(groups, fused=True, capturable=self.recorded is not None)
 
     def epoch(self, epoch: int, bar: progress.Bar) -> float | None:
         """One pass in a seeded order; returns the mean loss, None where nothing is learned."""
@@ -76,6 +81,7 @@ class StageRun:
         kind = "none" if training.augment_once else kind
         total = torch.zeros((), device=self.learner.device)
         optimizer = self.optimizer if self.stage.step else None
+        step = self.method.step if self.recorded is None else self.recorded
         self.method.train()
         for number, index in enumerate(batches[: self.steps - done]):
             drawn = draw(len(index), side, kind, training.crop_scale, noise)
@@ -89,9 +95,7 @@ class StageRun:
                 device=self.learner.device,
             )
             before = ranks.sums
-            loss = self.method.step(
-                StepBatch(images, query, self.learner.loss, optimizer, ranks.add_up)
-            )
+            loss = step(StepBatch(images, query, self.learner.loss, optimizer, ranks.add_up))
             if ranks.sums == before and ranks.size > 1:
                 raise BadInput(
                     f"{self.learner.config.method.name} has a training step of its own, which adds "
@@ -106,6 +110,17 @@ class StageRun:
         """How many images pass in an epoch: all, or those of the steps that are left."""
         left = self.steps * self.batch_size - epoch * len(self.images)
         return min(len(self.images), max(left, 1))
+
+    def _recorded(self) -> RecordedStep | None:
+        """What records a step of this stage and plays it again, where that can be and pays."""
+        learner = self.learner
+        can = (
+            learner.device.type == "cuda"
+            and learner.ranks.size == 1
+            and not learner.model.reads_text  # its labels choose texts one by one
+            and (self.stage.step and self.stage.alike and self.method.record.alike)
+        )
+        return RecordedStep(self.method, self.batch_size) if can and self.steps >= WORTH else None
 
     def _augmented(self, images: Images) -> Images:
         """Every image augmented, once for all epochs."""
@@ -143,7 +158,11 @@ class StageRun:
 
     def _set_lr(self, progress: float) -> None:
         for group, peak in zip(self.optimizer.param_groups, self.peak, strict=True):
-            group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress))
+            lr = peak * 0.5 * (1 + math.cos(math.pi * progress))
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.learner.config.seed, *purpose, self.task.index, self.number)

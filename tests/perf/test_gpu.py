@@ -17,7 +17,7 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FMLORA_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setattr(steps, "_peak_memory", lambda *_: 1.0)
-        patch.setattr(steps, "ROWS", {name: steps.ROWS[name] for name in ROWS})
+        patch.setattr(gpu, "KINDS", ROWS)
         measured = gpu.bench(2, 1, "test_vit", SIZES)
         stored = [json.loads(file.read_text("utf-8")) for file in runs_root().glob("gpu-*.json")]
     assert stored == [measured]

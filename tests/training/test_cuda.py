@@ -6,7 +6,7 @@ import torch
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.vit import ViT
 from fmlora_lab.methods.registry import in_order
-from fmlora_lab.training import loop
+from fmlora_lab.training import loop, recorded, stage
 from fmlora_lab.training.stage import StageRun
 
 pytestmark = [
@@ -14,6 +14,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 CUDA = torch.device("cuda")
+DRAWS = {"xgb-lora", "loda"}
+"""Methods whose steps are not alike."""
 NOW_AND_THEN = {"xgb-lora"}
 """Methods that draw something anew every so many steps, and wait there alone."""
 
@@ -90,3 +92,22 @@ def test_images_that_do_not_fit_travel_a_batch_at_a_time(
         on_cuda("lora", tiny_stream(), keeper=keeper).run()
         losses.append([line["loss"] for line in keeper.lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", in_order())
+def test_a_step_that_is_played_again_is_that_step(
+    on_cuda, tiny_stream, memory_keeper, quick, float64, monkeypatch, name
+):
+    played = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda g: (played.append(g), replay(g)))
+    losses = []
+    for worth in (1, 10**9):
+        monkeypatch.setattr(stage, "WORTH", worth)
+        monkeypatch.setattr(recorded, "BEFORE", 1)
+        keeper = memory_keeper()
+        on_cuda(quick(name), tiny_stream(each=13), keeper=keeper, augmentation="shift").run()
+        losses.append([line["loss"] for line in keeper.lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # a record has its rates in float32
+    learns = any(loss is not None for loss in losses[0])
+    assert bool(played) == (learns and name not in DRAWS)

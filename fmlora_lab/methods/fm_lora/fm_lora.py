@@ -116,6 +116,7 @@ class FMLoRASettings(SiteSettings):
         *("H", "rank", "candidates", "probabilities", "w", "cost", "tau", "prompts"),
         *(*ESTIMATES, *STARTS),
     ),
+    alike=True,
 )
 class FMLoRA(Method):
     settings: FMLoRASettings
@@ -195,10 +196,10 @@ class FMLoRA(Method):
         if selects and drs.estimates:
             yield Stage("estimate", 1, observe=True)
         if selects and not makes_bases:
-            yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=not drs.keep_warmup)
+            yield Stage("preliminary", 1, drs.hold_out, probe=not drs.keep_warmup, alike=False)
         yield Stage("train", epochs)
         if selects and makes_bases:
-            yield Stage("preliminary", 1, hold_out=drs.hold_out, probe=True)
+            yield Stage("preliminary", 1, drs.hold_out, probe=True, alike=False)
 
     def begin_stage(self, stage: Stage, generator: torch.Generator) -> None:
         self.stage = stage.name

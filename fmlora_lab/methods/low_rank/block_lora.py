@@ -69,6 +69,7 @@ class BlockLoRASettings(LoRASettings):
     search_short={"method.lr": (3e-5, 8e-5, 2.5e-4)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class BlockLoRA(LoRA):
     settings: BlockLoRASettings

@@ -73,6 +73,7 @@ class CLoRASettings(SiteSettings):
     search_short={"method.lr": (3e-4, 1e-3, 3e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class CLoRA(Method):
     settings: CLoRASettings

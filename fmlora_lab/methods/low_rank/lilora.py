@@ -76,6 +76,7 @@ class LiLoRASettings(SiteSettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class LiLoRA(Method):
     settings: LiLoRASettings

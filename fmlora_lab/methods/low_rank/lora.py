@@ -38,6 +38,7 @@ class LoRASettings(SiteSettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class LoRA(Method):
     settings: LoRASettings

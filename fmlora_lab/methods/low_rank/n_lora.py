@@ -54,6 +54,7 @@ class NLoRASettings(LoRASettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class NLoRA(LoRA):
     settings: NLoRASettings

@@ -59,6 +59,7 @@ class OLoRASettings(LoRASettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class OLoRA(LoRA):
     settings: OLoRASettings

@@ -58,6 +58,7 @@ class OrthoLoRASettings(StillLoRASettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class OrthoLoRA(StillLoRA):
     settings: OrthoLoRASettings

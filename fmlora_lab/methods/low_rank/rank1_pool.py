@@ -107,6 +107,7 @@ class Rank1PoolSettings(SiteSettings):
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
     updates="factors",
     ships=(*STARTS, "counts"),
+    alike=True,
 )
 class Rank1Pool(Method):
     settings: Rank1PoolSettings

@@ -32,6 +32,7 @@ class RanPACSettings(LoRASettings):
     paper={"heads.random_features": 10_000},
     search={**HEAD_RATES, "method.lr": (5e-4, 1e-3, 2e-3, 4e-3), "method.rank": (4, 8, 16)},
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
+    alike=True,
 )
 class RanPAC(LoRA):
     ranked_by = "ridge"

@@ -74,6 +74,7 @@ class SDLoRASettings(SiteSettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class SDLoRA(Method):
     settings: SDLoRASettings

@@ -51,6 +51,7 @@ class SLAOSettings(LoRASettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class SLAO(Method):
     settings: SLAOSettings

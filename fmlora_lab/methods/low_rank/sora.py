@@ -73,6 +73,7 @@ class SoRASettings(LoRASettings):
     search_short={"method.lr": (1e-4, 3e-4, 1e-3)},
     updates="factors",
     ships=("rank", *STARTS),
+    alike=True,
 )
 class SoRA(LoRA):
     settings: SoRASettings

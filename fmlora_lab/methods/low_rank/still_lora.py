@@ -57,6 +57,7 @@ class StillLoRASettings(LoRASettings):
     search_short={"method.lr": (3e-4, 1e-3, 2e-3)},
     updates="factors",
     ships=STARTS,
+    alike=True,
 )
 class StillLoRA(LoRA):
     settings: StillLoRASettings

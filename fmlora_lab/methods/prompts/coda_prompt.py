@@ -62,6 +62,7 @@ class CODAPromptSettings(MethodSettings):
     paper={"method.lr": 1e-3},
     search={**HEAD_RATES, "method.lr": (1e-3, 3e-3, 1e-2, 3e-2), "method.length": (8, 16)},
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+    alike=True,
 )
 class CODAPrompt(Method):
     settings: CODAPromptSettings

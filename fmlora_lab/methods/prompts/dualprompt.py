@@ -78,6 +78,7 @@ class DualPromptSettings(MethodSettings):
     paper={"method.general_length": 10, "method.length": 40, "method.lr": 0.005 * 24 / 256},
     search={**HEAD_RATES, "method.lr": (1e-3, 3e-3, 1e-2, 3e-2), "method.match": (0.1, 1.0)},
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+    alike=True,
 )
 class DualPrompt(Method):
     settings: DualPromptSettings

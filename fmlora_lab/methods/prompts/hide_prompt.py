@@ -127,6 +127,7 @@ class TaskInference(nn.Module):
         "method.contrast": (0.0, 0.01, 0.1),
     },
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+    alike=True,
 )
 class HiDePrompt(Method):
     settings: HiDePromptSettings

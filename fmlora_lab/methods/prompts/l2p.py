@@ -66,6 +66,7 @@ class L2PSettings(MethodSettings):
     paper={"method.lr": 0.03 * 16 / 256},
     search={**HEAD_RATES, "method.lr": (1e-3, 3e-3, 1e-2, 3e-2), "method.read": ("prompts", "cls")},
     search_short={"method.lr": (1e-3, 3e-3, 1e-2)},
+    alike=True,
 )
 class L2P(Method):
     settings: L2PSettings
@@ -86,7 +87,7 @@ class L2P(Method):
         """The prompts that each image takes."""
         chosen = cosines(query, self.keys).topk(self.settings.top, dim=1).indices
         if self.settings.batchwise:
-            votes = self.whole(chosen).flatten().bincount(minlength=self.settings.pool)
+            votes = F.one_hot(self.whole(chosen), self.settings.pool).sum((0, 1))
             chosen = votes.topk(self.settings.top).indices.expand(len(query), -1)
         return chosen
 

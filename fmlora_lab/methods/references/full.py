@@ -33,6 +33,7 @@ class FullSettings(MethodSettings):
     what="every weight, task after task",
     search={**HEAD_RATES, "method.lr": (3e-5, 1e-4, 3e-4)},
     search_short={"method.lr": (1e-5, 3e-5, 1e-4)},
+    alike=True,
 )
 class Full(Method):
     settings: FullSettings

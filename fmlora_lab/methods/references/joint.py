@@ -30,6 +30,7 @@ class JointSettings(FullSettings):
     family="references",
     what="all tasks at once: the upper bound, which continual learning forbids",
     one_task=True,
+    alike=True,
 )
 class Joint(Full):
     settings: JointSettings

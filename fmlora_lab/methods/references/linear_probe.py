@@ -20,6 +20,7 @@ class LinearProbeSettings(MethodSettings):
     what="frozen backbone, linear head",
     search={"training.lr_head": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)},
     search_short={"training.lr_head": (2e-3, 5e-3, 1e-2)},
+    alike=True,
 )
 class LinearProbe(Method):
     """The base method as it stands: it adapts nothing and trains the head."""
