@@ -274,6 +274,7 @@ def _peak_memory(name: str, backbone: Backbone, batch_size: int) -> float | None
 def _peak_in_this_process(name: str, backbone: Backbone, batch_size: int) -> float:
     if name == "peft-lora":
         _has_peft()  # imported before the count begins: its code is not its step's memory
+    _loaded(backbone.model_dump_json())  # what rows are copies of is no part of one either
     before = _status("VmRSS")
     row = Row(name, backbone, batch_size)
     row.step()
