@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from fmlora_lab.analysis.correlation import correlation
 from fmlora_lab.config import title_of
 from fmlora_lab.metrics import t_interval
 from fmlora_lab.plots.lines import draw_lines
@@ -210,9 +211,7 @@ def _names(places: Mapping[str, Sequence[float]]) -> list[Name]:
 
 def _spearman(pairs: NDArray[np.float64]) -> str:
     """Rank correlation of (n, 2), "–" where one side has a single value."""
-    from pandas import DataFrame
-
-    rho = DataFrame(pairs).corr(method="spearman").iloc[0, 1]
+    rho = correlation(*pairs.T).rho
     return "–" if np.isnan(rho) else f"{rho:+.2f}".replace("-", "−")
 
 
