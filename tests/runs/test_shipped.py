@@ -45,10 +45,10 @@ def test_cifar_is_shown_as_its_runs_say():
 
 @pytest.mark.parametrize("page", COLUMNS)
 def test_the_comparison_is_shown_as_its_runs_say(page, tmp_path):
-    """Five class orders under the demo profile; nothing is trained for it."""
+    """Ten class orders under the demo profile; nothing is trained for it."""
     if not (ROOT / page).is_file():
         pytest.skip(f"{page} is not here")
-    found = sweep(grid("demo", method=METHODS, order_seed=range(5)), tmp_path)
+    found = sweep(grid("demo", method=METHODS, order_seed=range(10)), tmp_path)
     assert not list(tmp_path.iterdir())
     shown = to_markdown(readable(compared(found), COLUMNS[page]))
     assert shown in (ROOT / page).read_text("utf-8")
