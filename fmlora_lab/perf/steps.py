@@ -153,11 +153,7 @@ def bench(
     rows, memory = [], {}
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
     for name in progress.bar(names, desc="rows", unit="row", leave=False):
-        if device.type == "cuda":
-            row, memory[name] = _with_peak(name, backbone, batch_size, pool)
-        else:
-            memory[name] = _peak_memory(name, backbone, batch_size)
-            row = Row(name, backbone, batch_size)
+        row, memory[name] = _built(name, backbone, batch_size, pool)
         rows.append(row)
     training = _interleaved("training", {row.name: row.step for row in rows}, repeats, device)
     inference = _interleaved("inference", {row.name: row.infer for row in rows}, repeats, device)
@@ -248,11 +244,11 @@ def _has_peft() -> bool:
     return True
 
 
-def _with_peak(
-    name: str, backbone: Backbone, batch_size: int, pool: Any = None
-) -> tuple[Row, float]:
-    """A row on a CUDA device, and the MB that building it and its first steps, the recorded one
-    among them, allocated there at their peak."""
+def _built(name: str, backbone: Backbone, batch_size: int, pool: Any) -> tuple[Row, float | None]:
+    """A row, and the MB that building it and its first steps need at their peak: on a CUDA device,
+    where records share `pool`, what is allocated there, the recorded step's among it."""
+    if pool is None:
+        return Row(name, backbone, batch_size), _peak_memory(name, backbone, batch_size)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

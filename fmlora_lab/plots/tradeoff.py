@@ -210,9 +210,8 @@ def _names(places: Mapping[str, Sequence[float]]) -> list[Name]:
 
 
 def _spearman(pairs: NDArray[np.float64]) -> str:
-    """Rank correlation of (n, 2), "–" where one side has a single value."""
-    rho = correlation(*pairs.T).rho
-    return "–" if np.isnan(rho) else f"{rho:+.2f}".replace("-", "−")
+    """Rank correlation of (n, 2) without its interval, "–" where one side has a single value."""
+    return str(correlation(*pairs.T)._replace(low=np.nan))
 
 
 def _of_its_family(name: str, names: Mapping[str, object]) -> int:

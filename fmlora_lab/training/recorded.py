@@ -1,9 +1,8 @@
 """A training step as one recorded CUDA graph: its thousand kernels are queued by one call.
 
-A step of a ViT is a thousand kernels and more, each queued by Python. A small tower waits for that
-all the time, and a large one too where what lies between its products is compiled. After a few
-steps in the usual way the next one is recorded, and from there on only its images are put in place
-and the record is played again.
+A step of a ViT is a thousand kernels and more, each queued by Python. A quick card waits for that
+with a small tower, and with an adapted ViT-B too. After a few steps in the usual way the next one
+is recorded, and from there on only its images are put in place and the record is played again.
 """
 
 from functools import cache
