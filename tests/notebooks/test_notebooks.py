@@ -96,7 +96,7 @@ def test_a_study_states_a_grid_sweeps_once_and_publishes_last(path):
     assert where["grid"] <= where["sweep"] < where["publish"] == len(cells(path)) - 1
 
 
-@pytest.mark.parametrize("name", ["00_quickstart", "25_components", "33_heads"])
+@pytest.mark.parametrize("name", ["00_quickstart", "25_components", "33_heads", "34_readings"])
 def test_every_run_of_the_demo_profile_came_with_the_lab(name, tmp_path, monkeypatch):
     """Name for name: a change of settings, defaults, images or weights asks for them anew. Those
     on domains, and the other notebooks', are computed when they are asked for."""

@@ -30,6 +30,13 @@ def test_every_notebook_is_named():
     assert {page.name for page in NOTEBOOKS.glob("*.ipynb")} - {START.name} <= links()
 
 
+def test_every_notebook_is_in_the_menu_of_the_site():
+    """`make docs` ends with an error for a page that is in none."""
+    site = (NOTEBOOKS.parent / "mkdocs.yml").read_text("utf-8")
+    menu = re.findall(r"notebooks/(\S+\.ipynb)", site)
+    assert {page.name for page in NOTEBOOKS.glob("*.ipynb")} <= {*menu}
+
+
 @pytest.mark.train
 def test_a_sweep_of_ones_own_is_at_most_five_lines():
     (code,) = re.findall(r"```python\n(.*?)```", text(), re.DOTALL)
