@@ -6,6 +6,7 @@ same attention, so that rows differ in the adapter alone. Rows are timed in turn
 round, in one process; a ratio compares steps of the same round.
 """
 
+import gc
 import json
 import statistics
 import tomllib
@@ -26,7 +27,7 @@ from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.stream import Images
-from fmlora_lab.config import Backbone, RunConfig, title_of
+from fmlora_lab.config import Backbone, BadInput, RunConfig, title_of
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.method import StageEnd, StepBatch, TaskInfo
 from fmlora_lab.runs.archive import RESULTS, use_shipped
@@ -45,6 +46,8 @@ ROWS: dict[str, dict[str, Any]] = tomllib.loads(
 COMPILED = " compiled"
 """What a row's name ends with whose blocks are compiled."""
 ALSO_COMPILED = ("floor", "fm-lora-2", "fm-lora-20", "peft-lora")
+BESIDE = 6
+"""Rows that are in memory at once beside the floor: a device has to hold them all."""
 
 
 class Row:
@@ -144,36 +147,34 @@ def bench(
 
     `train_ratio` is the median over rounds of a step's time over the floor's in the same round,
     `train_ratio_spread` its quartiles. `peak_memory_mb` is what building and stepping added to a
-    fresh process (CPU) or allocated on the device (CUDA).
+    fresh process (CPU) or allocated on the device (CUDA). A few rows at a time are timed beside the
+    floor. BadInput where the device's memory does not hold them.
     """
     keep_memory()
     device = pick_device()
     names = [name for name in names or ROWS if name != "peft-lora" or _has_peft()]
     names += [name + COMPILED for name in ALSO_COMPILED if compile]
-    rows, memory = [], {}
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-    for name in progress.bar(names, desc="rows", unit="row", leave=False):
-        row, memory[name] = _built(name, backbone, batch_size, pool)
-        rows.append(row)
-    training = _interleaved("training", {row.name: row.step for row in rows}, repeats, device)
-    inference = _interleaved("inference", {row.name: row.infer for row in rows}, repeats, device)
-    found = []
-    for name in names:
-        ratios = [t / f for t, f in zip(training[name], training["floor"], strict=True)]
-        found.append(
-            {
-                "name": name,
-                "train_ratio": statistics.median(ratios),
-                "train_ratio_spread": np.percentile(ratios, [25, 75]).tolist(),
-                "train_images_per_second": batch_size / statistics.median(training[name]),
-                "inference_images_per_second": batch_size / statistics.median(inference[name]),
-                "peak_memory_mb": memory[name],
-            }
-        )
+    found: list[dict[str, Any]] = []
+    try:
+        floor = _built("floor", backbone, batch_size, pool)
+        others = [name for name in names if name != "floor"]
+        with progress.bar(total=len(others), desc="rows", unit="row", leave=False) as bar:
+            for first in range(0, max(len(others), 1), BESIDE):
+                some = others[first : first + BESIDE]
+                rows = [floor, *(_built(name, backbone, batch_size, pool) for name in some)]
+                found += _timed(rows, batch_size, repeats, device)[bool(found) :]
+                rows.clear()  # before the next ones are built
+                bar.update(len(some))
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"--batch-size is {batch_size}, for which the device's memory is too small; allowed: "
+            "fewer images"
+        ) from error
     return {
         "backbone": backbone.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "image_size": rows[0].learner.model.image_size,
+        "image_size": floor[0].learner.model.image_size,
         "batch_size": batch_size,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
@@ -223,6 +224,28 @@ def to_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _timed(
+    rows: list[tuple[Row, float | None]], batch_size: int, repeats: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """What is measured of each row with its peak memory, the first of which is the floor."""
+    training = _interleaved("training", {row.name: row.step for row, _ in rows}, repeats, device)
+    inference = _interleaved("inference", {row.name: row.infer for row, _ in rows}, repeats, device)
+    found = []
+    for row, memory in rows:
+        ratios = [t / f for t, f in zip(training[row.name], training["floor"], strict=True)]
+        found.append(
+            {
+                "name": row.name,
+                "train_ratio": statistics.median(ratios),
+                "train_ratio_spread": np.percentile(ratios, [25, 75]).tolist(),
+                "train_images_per_second": batch_size / statistics.median(training[row.name]),
+                "inference_images_per_second": batch_size / statistics.median(inference[row.name]),
+                "peak_memory_mb": memory,
+            }
+        )
+    return found
+
+
 def _interleaved(
     label: str, calls: dict[str, Callable[[], None]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
@@ -249,6 +272,7 @@ def _built(name: str, backbone: Backbone, batch_size: int, pool: Any) -> tuple[R
     where records share `pool`, what is allocated there, the recorded step's among it."""
     if pool is None:
         return Row(name, backbone, batch_size), _peak_memory(name, backbone, batch_size)
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

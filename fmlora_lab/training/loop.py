@@ -15,7 +15,7 @@ from fmlora_lab import progress, stopping
 from fmlora_lab.backbone.device import keep_memory, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
-from fmlora_lab.config import RunConfig
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
@@ -25,8 +25,9 @@ from fmlora_lab.training.compiled import compile_blocks
 from fmlora_lab.training.learner import TRAINED_HEAD, Learner
 from fmlora_lab.training.stage import StageRun
 
-CHECKPOINT_SHARE = 0.05
-"""At most this share of the time goes into checkpoints within a task."""
+CHECKPOINT_SHARE = 0.02
+"""At most this share of the time goes into checkpoints within tasks: where tasks are short, none,
+since one is made at the end of each."""
 
 
 @dataclass
@@ -100,12 +101,14 @@ class Trainer:
         self.method = self.learner.method
         self.at = Position()
         self.kept = 0  # tasks that the latest checkpoint has
+        self.saved, self.cost = time.perf_counter(), 0.0  # when that was, and the seconds it took
         self.said = False
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns what was measured (see `Position`) and the images a task.
 
-        An interrupt is `Stopped`, after the tasks that need not be learned again.
+        An interrupt is `Stopped`, after the tasks that need not be learned again; BadInput where
+        the device's memory does not hold a batch.
         """
         tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         try:
@@ -113,6 +116,12 @@ class Trainer:
         except KeyboardInterrupt as interrupt:
             where = f"after task {self.kept}" if self.kept else "in task 1"
             raise Stopped(f"{where} of {len(tasks)}") from interrupt
+        except torch.OutOfMemoryError as error:
+            asked = self.config.training.batch_size
+            raise BadInput(
+                f"training.batch_size is {asked}, for which the device's memory is too small; "
+                "allowed: fewer images, or a smaller backbone (finished tasks are kept)"
+            ) from error
 
     def _run(self, tasks: tuple[Task, ...]) -> dict[str, Any]:
         tensors: dict[str, Tensor] = {}
@@ -191,7 +200,6 @@ class Trainer:
         return math.ceil(training.iterations / math.ceil(len(task.train) / training.batch_size))
 
     def _epochs(self, run: StageRun, bar: progress.Bar) -> None:
-        saved, cost = time.perf_counter(), 0.0
         for epoch in range(self.at.epoch, run.stage.epochs):
             began = time.perf_counter()
             loss = run.epoch(epoch, bar)
@@ -208,12 +216,10 @@ class Trainer:
                     self.at.trained = [*self.at.trained[: run.task.index], trained]
                 run.end()
             elif not run.stage.probe and (
-                stopping.asked() or now - saved > cost / CHECKPOINT_SHARE
+                stopping.asked() or now - self.saved > self.cost / CHECKPOINT_SHARE
             ):
                 self._checkpoint(run.optimizer_state())
                 stopping.here()
-                saved = time.perf_counter()
-                cost = saved - now
 
     def _end(self, task: Task) -> None:
         """Freeze what the task leaves, fill the banks, and test."""
@@ -287,12 +293,14 @@ class Trainer:
         self.at.heads_seconds += time.perf_counter() - began
 
     def _checkpoint(self, optimizer: dict[str, Tensor] | None = None) -> None:
-        self.at.seconds = time.perf_counter() - self.began
+        now = time.perf_counter()
+        self.at.seconds = now - self.began
         if not self.ranks.first:
             return
         tensors = self.learner.state() | (optimizer or {})
         self.keeper.save_checkpoint(to_numpy(tensors), asdict(self.at))
-        self.kept = self.at.task
+        self.kept, self.saved = self.at.task, time.perf_counter()
+        self.cost = self.saved - now
 
 
 def as_one_task(stream: Stream) -> Task:

@@ -1,12 +1,14 @@
 """`bench` times what it says it times."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
 
 from fmlora_lab.backbone.device import pick_device
-from fmlora_lab.config import Backbone
+from fmlora_lab.config import Backbone, BadInput
 from fmlora_lab.perf import steps
 from fmlora_lab.perf.steps import ALSO_COMPILED, CLASSES, ROWS, Row, bench, to_text
 
@@ -42,6 +44,40 @@ def test_some_rows_are_compiled_too(monkeypatch):
     fused = [f"{name} compiled" for name in ALSO_COMPILED]
     assert [row["name"] for row in found["rows"]] == [*ALSO_COMPILED, "lora", *fused]
     assert len(compiled) == len(fused)
+
+
+def test_a_few_rows_at_a_time_are_in_memory(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(Row):
+        def __init__(self, *given):
+            super().__init__(*given)
+            gc.collect()
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(steps, "_peak_memory", lambda *_: 1.0)
+    monkeypatch.setattr(steps, "Row", Counted)
+    monkeypatch.setattr(steps, "BESIDE", 2)
+    names = ["lora", "floor", "inflora-2", "full", "sd-lora-2", "slao-2"]
+    found = bench(Backbone(), 2, 1, names=names)
+    assert {row["name"] for row in found["rows"]} == {*names}
+    assert len(found["rows"]) == len(names)
+    assert max(most) == 3  # the floor and two
+
+
+def test_the_floor_can_be_asked_for_alone(monkeypatch):
+    monkeypatch.setattr(steps, "_peak_memory", lambda *_: 1.0)
+    assert [row["name"] for row in bench(Backbone(), 2, 1, names=["floor"])["rows"]] == ["floor"]
+
+
+def test_a_batch_that_the_device_does_not_hold_is_named(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(steps, "_built", full)
+    with pytest.raises(BadInput, match=r"--batch-size is 512.*allowed: fewer"):
+        bench(Backbone(), 512, 1)
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():

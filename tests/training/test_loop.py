@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fmlora_lab import configure, identity, run, sweep
-from fmlora_lab.config import RunConfig
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs.folder import RunFolder
@@ -127,6 +127,35 @@ def test_with_one_class_a_task_every_method_learns_over_all_seen(
         assert all(torch.equal(during[0], weight) for weight in during)
         assert during[0][:task].any(1).all() and not during[0][task:].any()
     assert len(gradients) in (9, 18) and min(gradients) > 0  # of the head, and of what is adapted
+
+
+def test_a_batch_that_the_device_does_not_hold_is_named(trainer, tiny_stream, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(METHODS["lora"], "step", full)
+    with pytest.raises(BadInput, match=r"training.batch_size is 8, .*; allowed: fewer images"):
+        trainer("lora", tiny_stream()).run()
+
+
+def test_short_tasks_are_checkpointed_at_their_ends_alone(trainer, tiny_stream, memory_keeper):
+    """Within one only the first, by which it is seen what a checkpoint takes."""
+    places = []
+
+    class Slow(memory_keeper):
+        def save_checkpoint(self, tensors, position):
+            places.append((position["task"], position["epoch"]))
+
+    work = trainer("lora", tiny_stream(), keeper=Slow(), epochs=4)
+    kept = work._checkpoint
+
+    def costly(*given):
+        kept(*given)
+        work.cost = 1e6  # a share of which never passes
+
+    work._checkpoint = costly
+    work.run()
+    assert places == [(0, 1), (1, 0), (2, 0)]
 
 
 def test_over_a_task_of_one_class_no_step_is_made(trainer, tiny_stream, memory_keeper):
