@@ -33,14 +33,14 @@ from fmlora_lab import progress
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
-from fmlora_lab.profiles import configure, profile_named
+from fmlora_lab.profiles import CLOSED, configure, profile_named
 from fmlora_lab.runs.launch import Pool
 from fmlora_lab.runs.run import Curves, ranking_head, run
 from fmlora_lab.training.learner import TRAINED_HEAD
 
 ORDER_SEED = 1000
 """First class order of the trials."""
-CHOICES = {"chosen": "acc", "chosen_closed_form": "acc_closed_form"}
+CHOICES = {"chosen": "acc", CLOSED: "acc_closed_form"}
 """In the log, and what of a trial decides."""
 FIRST_RUNG, SHARE = 3, 3
 """Of successive halving: the tasks after which trials are first compared, and one of how many goes

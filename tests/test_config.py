@@ -79,7 +79,7 @@ def test_settings_of_a_part_can_be_given_together_and_leave_the_others():
             {"benchmark": "mnist"},
             "domains, folder, glyph-domains, glyph-scripts, glyphs, hub, mtil",
         ),
-        ({"profile": "huge"}, "cifar100-tiny, demo, paper, smoke"),
+        ({"profile": "huge"}, "cifar100-tiny, demo, demo-forty, paper, smoke"),
         ({"method": ["lora"]}, "method is .*; allowed: one name"),
         ({"benchmark": ["glyphs"]}, "benchmark is .*; allowed: one name"),
         ({"profile": ["demo"]}, "profile is .*; allowed: one name"),

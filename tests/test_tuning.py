@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fmlora_lab import load_runs, run, tuning
+from fmlora_lab import grid, load_runs, run, tuning
 from fmlora_lab.config import BadInput
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.profiles import configure, profiles, trials
@@ -53,7 +53,7 @@ def test_choice_is_the_best_on_validation_images(tmp_path):
     log = tune(tmp_path / "log.json", ["linear-probe"], "smoke", 3, tmp_path / "runs")
     assert log == json.loads((tmp_path / "log.json").read_text())
     found = log["methods"]["linear-probe"]
-    best = max(found["trials"], key=lambda trial: trial["acc"])
+    best = max(found["trials"], key=lambda trial: trial.get("acc", 0.0))
     assert len(found["trials"]) == 3 and found["chosen"] == best["settings"]
     best = max(found["trials"], key=lambda trial: trial["acc_closed_form"])
     assert found["chosen_closed_form"] == best["settings"]
@@ -133,8 +133,25 @@ def test_presets_say_where_settings_come_from():
     published = configure("inflora", preset="paper").method
     assert (published.layers, published.rank, published.lr) == (("attn.k", "attn.v"), 10, 5e-4)
     assert configure("inflora", preset="paper", overrides={"method.rank": 3}).method.rank == 3
-    with pytest.raises(BadInput, match="preset is 'best'; allowed: fair, paper, defaults"):
+    with pytest.raises(BadInput, match="preset is 'best'; allowed: fair, closed-form, paper"):
         configure("lora", preset="best")
+
+
+def test_the_choice_by_closed_form_heads_is_a_preset_of_its_own():
+    chosen = trials("demo-forty")["lora"]
+    assert chosen["chosen"] != chosen["chosen_closed_form"]
+    for preset, name in (("fair", "chosen"), ("closed-form", "chosen_closed_form")):
+        asked = configure("lora", profile="demo-forty", preset=preset)
+        assert asked == configure("lora", overrides=chosen[name], preset="defaults")
+        (planned,) = grid("demo-forty", method="lora", preset=preset)
+        assert planned.config == asked
+    assert configure("joint", preset="closed-form") == configure("joint")  # has nothing to choose
+
+
+def test_a_choice_that_was_not_made_is_not_replaced_by_another():
+    refused = r"profile .demo. has no choice .* for lora.*; allowed: fair"
+    with pytest.raises(BadInput, match=refused):
+        configure("lora", preset="closed-form")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -158,7 +175,11 @@ def test_shipped_choices_are_those_of_their_logs():
             heads = any("training.lr_head" in trial["settings"] for trial in found["trials"])
             given = {} if heads else {"training.lr_head": None}
             assert len(found["trials"]) == len(draw(method, most, profile, given))
-            best = max(found["trials"], key=lambda trial: trial["acc"])
+            best = max(found["trials"], key=lambda trial: trial.get("acc", 0.0))
             assert found["chosen"] == best["settings"]
             chosen = configure(method, profile=profile)
             assert configure(method, profile=profile, overrides=found["chosen"]) == chosen
+            if "chosen_closed_form" in found:
+                whole = [trial for trial in found["trials"] if "acc_closed_form" in trial]
+                best = max(whole, key=lambda trial: trial["acc_closed_form"])
+                assert found["chosen_closed_form"] == best["settings"]

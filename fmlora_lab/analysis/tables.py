@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fmlora_lab.config import BadInput, title_of
 from fmlora_lab.metrics import acc_over_time, t_interval
-from fmlora_lab.profiles import trials
+from fmlora_lab.profiles import Preset, trials
 from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, PLACES, draw_of, heads
 from fmlora_lab.runs.stored import Run
 
@@ -185,21 +185,24 @@ def readable(table: pd.DataFrame, columns: Sequence[str] = FULL) -> pd.DataFrame
     return shown
 
 
-def best_trials(profile: str, methods: Sequence[str], n: int = 3) -> pd.DataFrame:
+def best_trials(
+    profile: str, methods: Sequence[str], preset: Preset = "fair", n: int = 3
+) -> pd.DataFrame:
     """To read: of each of these methods that was tuned under a profile the n best settings, by Acc
-    on validation images, and of how many."""
+    on validation images (for `closed-form` by the best of those heads), and of how many."""
     log, rows, heads = trials(profile), [], []
+    by = "acc_closed_form" if preset == "closed-form" else "acc"
     for method in (name for name in methods if name in log):
         tried = log[method]["trials"]
-        whole = [trial for trial in tried if "acc" in trial]  # others were dropped on the way
-        for place, trial in enumerate(sorted(whole, key=lambda t: -t["acc"])[:n], 1):
+        whole = [trial for trial in tried if by in trial]  # others were dropped on the way
+        for place, trial in enumerate(sorted(whole, key=lambda t: -t[by])[:n], 1):
             settings = [f"{k.split('.', 1)[1]} {v}" for k, v in trial["settings"].items()]
             heads.append(title_of(method))
             rows.append(
                 {
                     "place": place,
                     "of": len(tried),
-                    "validation Acc (%)": f"{trial['acc']:.1f}",
+                    "validation Acc (%)": f"{trial[by]:.1f}",
                     "learning accuracy (%)": f"{trial['learning_accuracy']:.1f}",
                     "forgetting (points)": f"{trial['forgetting']:.1f}",
                     "settings": ", ".join(settings) or "defaults",

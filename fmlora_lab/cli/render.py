@@ -57,6 +57,9 @@ def compare_command(
     tasks: options.Tasks = None,
     orders: Annotated[int, typer.Option(min=1, help="Class orders, from 0 on.")] = 5,
     profile: options.ProfileName = "demo",
+    preset: Annotated[
+        str | None, typer.Option(help="fair (tuned), closed-form, paper or defaults.")
+    ] = None,
     backbone: options.BackboneTag = None,
     weights: options.Weights = None,
     image_size: options.ImageSize = None,
@@ -80,6 +83,7 @@ def compare_command(
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values: dict[str, Any] = {"profile": profile, "orders": orders, "overrides": overrides}
     given = {"methods": methods or None, "benchmark": benchmark, "stored": stored}
+    given["preset"] = preset
     values |= {name: value for name, value in given.items() if value is not None}
     _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)
 

@@ -22,7 +22,10 @@ def run_command(
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     profile: options.ProfileName = "demo",
     preset: Annotated[
-        str, typer.Option(help="fair (tuned), paper (its published settings) or defaults.")
+        str,
+        typer.Option(
+            help="fair (tuned), closed-form (tuned by those heads), paper (published) or defaults."
+        ),
     ] = "fair",
     backbone: options.BackboneTag = None,
     weights: options.Weights = None,

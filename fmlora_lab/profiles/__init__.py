@@ -13,16 +13,19 @@ from pydantic import ValidationError
 
 from fmlora_lab.config import BadInput, RunConfig, explain
 
-Preset = Literal["fair", "paper", "defaults"]
+Preset = Literal["fair", "closed-form", "paper", "defaults"]
 
 FOLDER = Path(__file__).parent
+CLOSED = "chosen_closed_form"
+"""In a log of trials, the choice by the best closed-form head."""
 
 
 @cache
 def profiles() -> dict[str, dict[str, Any]]:
     """Every profile by name, as its file in this folder says. Not to be changed."""
     return {
-        file.stem: tomllib.loads(file.read_text("utf-8")) for file in sorted(FOLDER.glob("*.toml"))
+        name: tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+        for name in sorted(file.stem for file in FOLDER.glob("*.toml"))
     }
 
 
@@ -33,8 +36,10 @@ def profile_named(name: str) -> dict[str, Any]:
     return profiles()[name]
 
 
+@cache
 def trials(profile: str) -> dict[str, Any]:
-    """The tuning procedure's log under a profile, by method; empty where nothing was tuned."""
+    """The tuning procedure's log under a profile, by method; empty where nothing was tuned. Not to
+    be changed."""
     file = FOLDER / f"{profile}.trials.json"
     return json.loads(file.read_text("utf-8"))["methods"] if file.is_file() else {}
 
@@ -50,8 +55,9 @@ def configure(
 
     `overrides` are dotted: `{"method.basis_rank": 32, "seed": 1}`. BadInput names a field that is
     not there or a value that is not allowed. `preset` says where the method's settings come from:
-    `fair`, what the tuning procedure chose under this profile; `paper`, what its paper states
-    (epochs, batch and optimiser stay the profile's); `defaults`, neither.
+    `fair`, what the tuning procedure chose under this profile; `closed-form`, what it chose by the
+    best closed-form head; `paper`, what its paper states (epochs, batch and optimiser stay the
+    profile's); `defaults`, none of these.
     """
     for name, value in (("method", method), ("benchmark", benchmark), ("profile", profile)):
         if not isinstance(value, str):
@@ -69,6 +75,8 @@ def configure(
     best: Mapping[str, Any] = {}
     if preset == "fair":
         best = chosen.get("tuned", {}).get(method, {})
+    elif preset == "closed-form":
+        best = _closed_form(profile, method)
     elif preset == "paper":
         from fmlora_lab.methods.registry import METHODS  # here, since it brings torch
 
@@ -79,6 +87,20 @@ def configure(
         return RunConfig.model_validate(config)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
+
+
+def _closed_form(profile: str, method: str) -> Mapping[str, Any]:
+    """What was chosen by the best closed-form head. BadInput where only the other choice is
+    known, which would stand for this one unseen."""
+    log = trials(profile)
+    known = {m: tried[CLOSED] for m, tried in log.items() if CLOSED in tried}
+    if method in profile_named(profile).get("tuned", {}) and method not in known:
+        there = f"; it has one for {', '.join(known)}" if known else ""
+        raise BadInput(
+            f"preset is 'closed-form', but profile {profile!r} has no choice by the closed-form "
+            f"heads for {method}{there}; allowed: fair, paper, defaults"
+        )
+    return known.get(method, {})
 
 
 def dotted(overrides: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fmlora_lab.config import (
 from fmlora_lab.files import naming
 from fmlora_lab.interrupts import Stopped, stopping
 from fmlora_lab.methods.registry import in_order
-from fmlora_lab.profiles import configure, dotted, profile_named, stream_of
+from fmlora_lab.profiles import Preset, configure, dotted, profile_named, stream_of
 from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
@@ -50,6 +50,7 @@ def grid(
     stream: str = "classes",
     benchmark: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    preset: Preset = "fair",
     **axes: Any,
 ) -> list[Asked]:
     """Every combination of the axes' values under a profile, the last axis changing fastest.
@@ -60,9 +61,9 @@ def grid(
     An axis is a value or several: `method`; a field of the configuration (`seed`), of its
     benchmark (`tasks`) or training (`head`); any dotted setting, `**{"method.rank": [4, 8]}`; or
     named variants, a dictionary from labels to dotted overrides, under a name of its own. `stream`
-    is one of the profile's, `benchmark` another in its place; `overrides` hold for all. Each run's
-    labels are its values: `method` first, `seed` last, both always there. Grids are lists: add them
-    up.
+    is one of the profile's, `benchmark` another in its place; `overrides` hold for all; `preset`
+    says where settings come from (`configure`). Each run's labels are its values: `method` first,
+    `seed` last, both always there. Grids are lists: add them up.
 
     BadInput for a setting that is not there or a value that is not allowed.
     """
@@ -80,7 +81,7 @@ def grid(
         for name, (_, value) in zip(every, point, strict=True):
             if name != "method":
                 settings |= value if isinstance(value, Mapping) else {_dotted(name, on): value}
-        config = configure(labels["method"], on, profile, settings)
+        config = configure(labels["method"], on, profile, settings, preset)
         ends = {name: labels.pop(name) for name in always}
         for name, value in (("method", config.method.name), ("seed", config.seed)):
             if ends[name] != value:
