@@ -145,8 +145,8 @@ if stored:
     found = frame([({"method": r.method_name, "seed": r.config["seed"]}, r)
                    for r in load_runs(stored)])
 else:
-    found = sweep(grid(profile, method=methods, order_seed=range(orders), overrides=overrides),
-                  runs_dir)
+    found = sweep(grid(profile, method=methods, order_seed=range(orders), overrides=overrides,
+                       preset=preset), runs_dir)
 folder = pathlib.Path(figures_dir)
 folder.mkdir(parents=True, exist_ok=True)
 readable(compared(found)).to_csv(folder / f"{folder.name}.csv")
@@ -157,8 +157,8 @@ readable(compared(found)).to_csv(folder / f"{folder.name}.csv")
 def comparison(tmp_path):
     """A folder with a small notebook in the place of the lab's comparison of all methods."""
     parameters = new_code_cell(
-        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\norders = 5\noverrides = {}\n"
-        "stored = None\nruns_dir = None\nfigures_dir = '.'"
+        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\norders = 5\npreset = 'fair'\n"
+        "overrides = {}\nstored = None\nruns_dir = None\nfigures_dir = '.'"
     )
     parameters.metadata["tags"] = ["parameters"]
     notebook = new_notebook(cells=[parameters, new_code_cell(COMPARED)])
@@ -193,6 +193,10 @@ def test_compare_refuses_what_is_unknown_before_anything_is_executed(call, compa
     assert code == 2 and "KEY=VALUE" in err
     code, _, err = call("compare", "--stored", tmp_path / "none.zip", *words)
     assert code == 2 and "there is no archive" in err
+    code, _, err = call("compare", "--preset", "best", *words)
+    assert code == 2 and "preset is 'best'; allowed: fair, closed-form" in err
+    code, _, err = call("compare", "lora", "--preset", "closed-form", *words)
+    assert code == 2 and "profile 'demo' has no choice by the closed-form heads for lora" in err
     assert not (tmp_path / "out").exists()
 
 
