@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
@@ -379,6 +379,7 @@ def _begin_in_pool(share: int, over: Event) -> None:
 
 
 def _begin(share: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     threads.use(share)
     progress.beside_others()
 
@@ -386,3 +387,11 @@ def _begin(share: int) -> None:
 def _end_when(over: Event) -> None:
     over.wait()
     os._exit(1)  # as if killed, which no run minds
+
+
+def _end_with_parent() -> None:
+    """Whoever kills a sweep or a tuning wants its cores back, not hours later."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -157,8 +157,8 @@ readable(compared(found)).to_csv(folder / f"{folder.name}.csv")
 def comparison(tmp_path):
     """A folder with a small notebook in the place of the lab's comparison of all methods."""
     parameters = new_code_cell(
-        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\norders = 5\npreset = 'fair'\n"
-        "overrides = {}\nstored = None\nruns_dir = None\nfigures_dir = '.'"
+        "profile = 'demo'\nmethods = ['prototypes']\nbenchmark = None\norders = 5\n"
+        "preset = 'fair'\noverrides = {}\nstored = None\nruns_dir = None\nfigures_dir = '.'"
     )
     parameters.metadata["tags"] = ["parameters"]
     notebook = new_notebook(cells=[parameters, new_code_cell(COMPARED)])

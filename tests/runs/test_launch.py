@@ -145,6 +145,43 @@ def test_a_script_without_its_guard_is_told_so(tmp_path):
     assert "a worker process could not begin (exit code 1); in a script" in done.stderr
 
 
+KILLED = """
+import os, threading
+
+from fmlora_lab.runs.launch import Pool, Workers
+from fmlora_lab.runs import launch
+
+def work(*_):
+    os.write(1, b"begun")
+    threading.Event().wait()
+
+launch.compute = work
+
+if __name__ == "__main__":
+    {waiting}
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        "pool = Pool(1); list(pool.map(work, [0]))",
+        "from fmlora_lab import grid, sweep; sweep(grid('smoke', method='lora'), {runs!r}, "
+        "'processes', 1)",
+    ],
+)
+def test_whoever_is_killed_leaves_no_process_at_work(waiting, tmp_path):
+    """Each of them holds the pipe's end until it is gone."""
+    script, runs = tmp_path / "script.py", str(tmp_path / "runs")
+    script.write_text(KILLED.format(waiting=waiting.format(runs=runs)), "utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"begun"
+        process.kill()
+        assert process.communicate(timeout=60)[0] == b""
+
+
 # --- a grid in a file -----------------------------------------------------------------------------
 
 GRID = {"profile": "smoke", "method": ["lora", "full"], "order_seed": [0, 1]}
