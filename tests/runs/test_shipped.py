@@ -52,3 +52,16 @@ def test_the_comparison_is_shown_as_its_runs_say(page, tmp_path):
     assert not list(tmp_path.iterdir())
     shown = to_markdown(readable(compared(found), COLUMNS[page]))
     assert shown in (ROOT / page).read_text("utf-8")
+
+
+@pytest.mark.parametrize("preset", ["fair", "closed-form"])
+def test_forty_trials_are_shown_as_their_runs_say(preset, tmp_path):
+    page = ROOT / "docs/results.md"
+    if not page.is_file():
+        pytest.skip("docs/results.md is not here")
+    tuned = ("fm-lora", "still-lora", "inflora", "lora", "full", "linear-probe")
+    asked = grid("demo-forty", preset=preset, method=tuned, order_seed=range(10))
+    table = compared(sweep(asked, tmp_path))
+    assert not list(tmp_path.iterdir())
+    shown = ("acc_trained", "acc_best", "best_head", "within_task", "trainable_parameters", "draws")
+    assert to_markdown(readable(table, shown)) in page.read_text("utf-8")
