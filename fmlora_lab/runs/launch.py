@@ -391,7 +391,6 @@ def _end_when(over: Event) -> None:
 
 def _end_with_parent() -> None:
     """Whoever kills a sweep or a tuning wants its cores back, not hours later."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
