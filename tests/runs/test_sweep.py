@@ -138,7 +138,10 @@ def test_a_profile_of_local_images_says_what_is_missing(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"profile": "huge"}, "profile is 'huge'; allowed: cifar100-tiny, demo, demo-forty, paper, smoke"),
+        (
+            {"profile": "huge"},
+            "profile is 'huge'; allowed: cifar100-tiny, demo, demo-forty, paper, smoke",
+        ),
         ({"stream": "videos"}, "profile 'demo' has no stream 'videos'; it has classes, domains"),
         ({"profile": ["smoke", "demo"]}, "profile is ['smoke', 'demo']; a grid is of one"),
         ({"stream": ["classes"]}, "stream is ['classes']; a grid is of one, but grids can be add"),
