@@ -82,8 +82,7 @@ def compare_command(
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values: dict[str, Any] = {"profile": profile, "orders": orders, "overrides": overrides}
-    given = {"methods": methods or None, "benchmark": benchmark, "stored": stored}
-    given["preset"] = preset
+    given = {"methods": methods or None, "benchmark": benchmark, "preset": preset, "stored": stored}
     values |= {name: value for name, value in given.items() if value is not None}
     _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)
 

@@ -163,7 +163,8 @@ def bench(
             for first in range(0, max(len(others), 1), BESIDE):
                 some = others[first : first + BESIDE]
                 rows = [floor, *(_built(name, backbone, batch_size, pool) for name in some)]
-                found += _timed(rows, batch_size, repeats, device)[bool(found) :]
+                measured = _timed(rows, batch_size, repeats, device)
+                found += measured[1:] if found else measured  # the floor stands there once
                 rows.clear()  # before the next ones are built
                 bar.update(len(some))
     except torch.OutOfMemoryError as error:

@@ -374,23 +374,22 @@ class Pool(ProcessPoolExecutor):
 
 
 def _begin_in_pool(share: int, over: Event) -> None:
-    Thread(target=_end_when, args=(over,), daemon=True).start()
+    _end_after(over.wait)
     _begin(share)
 
 
 def _begin(share: int) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    if (parent := parent_process()) is not None:  # whoever kills it wants its cores back
+        _end_after(parent.join)
     threads.use(share)
     progress.beside_others()
 
 
-def _end_when(over: Event) -> None:
-    over.wait()
-    os._exit(1)  # as if killed, which no run minds
+def _end_after(wait: Callable[[], object]) -> None:
+    """End this process when `wait` returns, as if killed, which no run minds."""
 
-
-def _end_with_parent() -> None:
-    """Whoever kills a sweep or a tuning wants its cores back, not hours later."""
-    if (parent := parent_process()) is not None:
-        parent.join()
+    def end() -> None:
+        wait()
         os._exit(1)
+
+    Thread(target=end, daemon=True).start()

@@ -148,7 +148,6 @@ def test_a_script_without_its_guard_is_told_so(tmp_path):
 KILLED = """
 import os, threading
 
-from fmlora_lab.runs.launch import Pool, Workers
 from fmlora_lab.runs import launch
 
 def work(*_):
@@ -166,7 +165,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "waiting",
     [
-        "pool = Pool(1); list(pool.map(work, [0]))",
+        "pool = launch.Pool(1); list(pool.map(work, [0]))",
         "from fmlora_lab import grid, sweep; sweep(grid('smoke', method='lora'), {runs!r}, "
         "'processes', 1)",
     ],
