@@ -34,7 +34,7 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import CLOSED, configure, profile_named
-from fmlora_lab.runs.launch import Pool
+from fmlora_lab.runs.pool import Pool
 from fmlora_lab.runs.run import Curves, ranking_head, run
 from fmlora_lab.training.learner import TRAINED_HEAD
 

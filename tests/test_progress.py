@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from fmlora_lab import grid, progress, sweep
 from fmlora_lab.progress import Lines
 from fmlora_lab.render.notebooks import OwnPython
-from fmlora_lab.runs.launch import _begin
+from fmlora_lab.runs.pool import begin
 from fmlora_lab.runs.watch import State, Watch
 
 TASKS = 5
@@ -166,14 +166,14 @@ def test_a_bar_that_failed_is_not_in_the_lines_of_the_next():
 def test_a_worker_has_lines_even_in_a_terminal_a_line_for_each_run(monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with redirect_stderr(Terminal()) as shown:
-        _begin(1)
+        begin(1)
         for _ in range(2):
             with progress.bar(desc="lora", leave=False) as bar:
                 bar.set_description("task 1")
                 bar.set_description("task 2")
     assert lines_of(shown) == ["task 1: 0 it"] * 2
     progress.quieten()
-    _begin(1)
+    begin(1)
     assert progress.kind() == "none"
 
 

@@ -32,7 +32,7 @@ def main(listed: Path) -> int:
     from fmlora_lab import threads
     from fmlora_lab.runs.claim import HEARTBEAT, VOID_AFTER
     from fmlora_lab.runs.folder import RunFolder
-    from fmlora_lab.runs.launch import LOG, compute
+    from fmlora_lab.runs.workers import LOG, compute
 
     threads.use(int(os.environ.get("SLURM_CPUS_ON_NODE", 1)))
     folder = RunFolder(Path(all_of_it["root"]), own["run"])

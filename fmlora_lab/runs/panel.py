@@ -28,10 +28,10 @@ from fmlora_lab.metrics import acc_over_time, accuracy_matrix
 from fmlora_lab.runs import clicks
 from fmlora_lab.runs.folder import PROGRESS, RunFolder
 from fmlora_lab.runs.identity import identity
-from fmlora_lab.runs.launch import LOG, last_line
 from fmlora_lab.runs.run import ranking_head
 from fmlora_lab.runs.stored import Run, run_folder
 from fmlora_lab.runs.watch import Skipped, State, Watch, What, counted
+from fmlora_lab.runs.workers import LOG, last_line
 
 EVERY = 0.5
 """Seconds from one drawing to the next."""

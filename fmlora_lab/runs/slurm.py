@@ -23,8 +23,9 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.runs.folder import RunFolder, runs_root
 from fmlora_lab.runs.job import NOTE
-from fmlora_lab.runs.launch import LOG, Launcher, followed, last_line
+from fmlora_lab.runs.launch import Launcher, followed
 from fmlora_lab.runs.watch import State
+from fmlora_lab.runs.workers import LOG, last_line
 
 SUBMISSIONS = ".slurm"
 """In the runs folder: what is written for each submission."""

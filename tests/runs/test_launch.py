@@ -17,7 +17,7 @@ import torch
 from fmlora_lab import grid, identity, sweep
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.profiles import configure
-from fmlora_lab.runs import launch
+from fmlora_lab.runs import launch, workers
 from fmlora_lab.runs.launch import processes
 from fmlora_lab.runs.stored import load_runs
 from fmlora_lab.runs.sweep import RunsFailed, read_grid
@@ -46,7 +46,7 @@ def crew(monkeypatch):
     def find(config, *_):
         return SimpleNamespace(id=identity(config)) if config.seed in found.stored else None
 
-    monkeypatch.setattr(launch, "Worker", Fake)
+    monkeypatch.setattr(workers, "Worker", Fake)
     monkeypatch.setattr(launch, "find_stored", find)
     monkeypatch.setattr(launch, "run", lambda config, *_: f"computed {config.seed}")
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
@@ -96,7 +96,7 @@ def kill_once_in_training(folder):
     """As the system does where memory runs out: once, after an epoch of the run."""
     while not (folder / "progress.jsonl").exists():
         time.sleep(0.02)  # leaves the processor to the workers
-    said = (folder / launch.LOG).read_text()
+    said = (folder / workers.LOG).read_text()
     os.kill(int(re.search(r"-- process (\d+)", said)[1]), signal.SIGKILL)
 
 
@@ -148,13 +148,14 @@ def test_a_script_without_its_guard_is_told_so(tmp_path):
 KILLED = """
 import os, threading
 
-from fmlora_lab.runs import launch
+from fmlora_lab.runs import workers
+from fmlora_lab.runs.pool import Pool
 
 def work(*_):
     os.write(1, b"begun")
     threading.Event().wait()
 
-launch.compute = work
+workers.compute = work
 
 if __name__ == "__main__":
     {waiting}
@@ -165,7 +166,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "waiting",
     [
-        "pool = launch.Pool(1); list(pool.map(work, [0]))",
+        "pool = Pool(1); list(pool.map(work, [0]))",
         "from fmlora_lab import grid, sweep; sweep(grid('smoke', method='lora'), {runs!r}, "
         "'processes', 1)",
     ],

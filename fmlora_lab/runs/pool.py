@@ -1,0 +1,75 @@
+"""Processes beside each other: how one begins, and a pool of them."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+from fmlora_lab import progress, threads
+
+
+class Pool(ProcessPoolExecutor):
+    """Processes that share the cores out among them and do not write over each other's bars.
+
+    What ends the `with` block early ends the work too: what was not begun never is, and an
+    interrupt stops the others where they are.
+    """
+
+    def __init__(self, workers: int):
+        share = max(1, (os.cpu_count() or 1) // workers)
+        how = get_context("spawn")
+        self._over = how.Event()
+        super().__init__(workers, how, _begin_in_pool, (share, self._over))
+
+    def submit(self, *what: Any, **how: Any) -> Future:
+        with interrupts_wait():  # processes are started here
+            return super().submit(*what, **how)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._over.set()
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _begin_in_pool(share: int, over: Event) -> None:
+    _end_after(over.wait)
+    begin(share)
+
+
+def begin(share: int) -> None:
+    if (parent := parent_process()) is not None:  # whoever kills it wants its cores back
+        _end_after(parent.join)
+    threads.use(share)
+    progress.beside_others()
+
+
+def _end_after(wait: Callable[[], object]) -> None:
+    """End this process when `wait` returns, as if killed, which no run minds."""
+
+    def end() -> None:
+        wait()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """What is started in here has interrupts wait. One goes to every process of a terminal or
+    kernel, but it is for this one: the others have nothing to say to it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
