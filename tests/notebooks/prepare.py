@@ -23,7 +23,8 @@ WHOLE = ("00_quickstart", "27_interference")
 def smoke(path: Path) -> dict[str, Any]:
     """A notebook's parameters for the quickest training of one seed, as far as it has them."""
     known = papermill.inspect_notebook(path)
-    filled = {"profile": "smoke", "orders": 1, "seeds": 1, "trial_orders": 1, "runs_dir": "runs"}
+    one = dict.fromkeys(("orders", "seeds", "trial_orders", "trials"), 1)
+    filled = {"profile": "smoke", "runs_dir": "runs", **one}
     if "methods" in known and path.stem not in WHOLE:
         own = literal_eval(known["methods"]["default"]) or FEW  # None: all there are
         filled["methods"] = [name for name in own if name in FEW]
