@@ -61,9 +61,9 @@ class Banks(nn.Module):
             bank.settle(f[few], labels[few])
         if self.moved:
             gaussians = deepcopy(self.carried["lda"])
-            for bank in self.carried.values():
+            for name, bank in self.carried.items():
                 if drift is not None:
-                    bank.carry(drift, gaussians)
+                    bank.carry(drift, self.plain[name], gaussians)
                 bank.add(f, labels)
                 bank.settle(f[few], labels[few])
         return drift
@@ -84,7 +84,6 @@ class Banks(nn.Module):
     def _copy(self, name: str) -> Bank:
         """Make the carried head of that name a copy of the plain one."""
         self.carried[name] = copy = deepcopy(self.plain[name])
-        copy.follow(self.plain[name])
         self.add_module(f"{name}-carried", copy)
         return copy
 

@@ -107,8 +107,6 @@ class Bank(Head):
 
     needs_gaussians = False
     """Whether it is carried by what the LDA keeps of the classes, beside what it keeps itself."""
-    plain: "Bank | None" = None
-    """Of a carried head the one that stands still, with the same images in it."""
 
     def __init_subclass__(cls, name: str) -> None:
         cls.name, BANKS[name] = name, cls
@@ -127,18 +125,16 @@ class Bank(Head):
         """Draw conclusions, when all of the task has been added; `features` are the task's, or a
         part of them that is enough to choose by."""
 
-    def carry(self, drift: Drift, gaussians: "Bank") -> None:
-        """Move what is kept of earlier tasks as features have moved, before more is added; `plain`
-        has the task already. `gaussians` is what the carried LDA had before the move.
+    def carry(self, drift: Drift, plain: "Bank", gaussians: "Bank") -> None:
+        """Move what is kept of earlier tasks as features have moved, before more is added.
+
+        `plain` is this head as it stands, the task in it already; `gaussians` is what the carried
+        LDA had before the move.
         """
 
     @classmethod
     def carries(cls) -> bool:
         return cls.carry is not Bank.carry
-
-    def follow(self, plain: "Bank") -> None:
-        """Be the carried copy of `plain`, which is no part of it: its state is its own."""
-        vars(self)["plain"] = plain
 
     def finish(self) -> None:
         """No more tasks will come: let go of what only they would need."""

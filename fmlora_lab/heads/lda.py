@@ -48,9 +48,9 @@ class LDA(ClassMeans, name="lda"):
         """n − K, at least 1."""
         return max(float(self.counts.sum() - (self.counts > 0).sum()), 1.0)
 
-    def carry(self, drift: Drift, gaussians: Bank) -> None:
+    def carry(self, drift: Drift, plain: Bank, gaussians: Bank) -> None:
         S = drift.scatter(self.scatter())
-        super().carry(drift, gaussians)
+        super().carry(drift, plain, gaussians)
         self.moment = S + self.sums.T @ self.means()
 
     def settle(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:

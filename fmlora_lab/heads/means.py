@@ -44,7 +44,7 @@ class ClassMeans(Bank, name="means"):
     def means(self) -> Float[Tensor, "G d"]:
         return self.sums / self.counts.clamp(min=1)[:, None]
 
-    def carry(self, drift: Drift, gaussians: Bank) -> None:
+    def carry(self, drift: Drift, plain: Bank, gaussians: Bank) -> None:
         self.sums = drift.points(self.means()) * self.counts[:, None]
 
     def forward(self, features: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:

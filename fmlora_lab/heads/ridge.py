@@ -32,7 +32,6 @@ class Ridge(Bank, name="ridge"):
     needs_gaussians = True
     projection: Tensor
     gram: Tensor
-    shift: Tensor
     targets: Tensor
     share: Tensor
     images: Tensor
@@ -46,7 +45,6 @@ class Ridge(Bank, name="ridge"):
         self.register_buffer("projection", P, persistent=False)
         double = torch.float64
         self.register_buffer("gram", torch.zeros(self.M, self.M, dtype=double))
-        self.register_buffer("shift", torch.zeros(0, 0, dtype=double))
         self.register_buffer("targets", torch.zeros(self.M, n_classes, dtype=double))
         self.register_buffer("share", torch.tensor(torch.nan, dtype=double))
         self.register_buffer("images", torch.tensor(0))
@@ -56,26 +54,23 @@ class Ridge(Bank, name="ridge"):
     def add(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
         for f, y in zip(features.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
             h = self.random(f.double())
-            if self.plain is None:
-                self.gram.addmm_(h.T, h)
+            self.gram += h.T @ h
             self.targets.index_add_(1, y, h.T)
         self.images += len(labels)
 
     def settle(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
         """Solve, with the λ that is given or chosen. It is chosen at first among all shares, then
         among the last one's neighbours each time that the images have doubled."""
-        G = self.moments()
         if self.given is not None:
             self.share.fill_(self.given)
         elif self.images >= 2 * self.chosen_at:
             h = self.random(features.double())
             losses = {
-                share: self.left_out(h, labels, factored(G, share)).square().sum()
-                for share in self._near()
+                share: self.left_out(h, labels, share).square().sum() for share in self._near()
             }
             self.share.fill_(min(losses, key=lambda share: float(losses[share])))
             self.chosen_at.copy_(self.images)
-        self.weight = torch.cholesky_solve(self.targets, factored(G, float(self.share))).float()
+        self.weight = torch.cholesky_solve(self.targets, self._factor(float(self.share))).float()
 
     def forward(self, features: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
         scores = self.random(features) @ self.weight.to(features)
@@ -90,50 +85,44 @@ class Ridge(Bank, name="ridge"):
         """h, in the type of f."""
         return (f @ self.projection.to(f)).relu_()
 
-    def carry(self, drift: Drift, gaussians: Bank) -> None:
+    def carry(self, drift: Drift, plain: Bank, gaussians: Bank) -> None:
         """h is not linear in f, so what moves are class means of h: by the difference of a
         Gaussian's mean of h before and after the drift. Their scatter about the means stays, and λ
         is the plain ridge's.
         """
-        assert isinstance(gaussians, LDA) and isinstance(self.plain, Ridge)
-        for mine, its in ((self.share, self.plain.share), (self.chosen_at, self.plain.chosen_at)):
+        assert isinstance(gaussians, LDA) and isinstance(plain, Ridge)
+        for mine, its in ((self.share, plain.share), (self.chosen_at, plain.chosen_at)):
             mine.copy_(its)
         P, n, K = self.projection.double(), gaussians.counts, self.targets.shape[1]
         mu, S = gaussians.means(), gaussians.scatter() / gaussians.free()
         moved = mean_of_h(drift.points(mu), drift.scatter(S), P) - mean_of_h(mu, S, P)
         of_class = torch.arange(len(n), device=n.device) % K
         images = n.new_zeros(K).index_add_(0, of_class, n).clamp(min=1)
-        before = self.targets.clone()
+        means = self.targets / images
         self.targets.index_add_(1, of_class, (moved * n[:, None]).T)
-        self.shift.addmm_(self.targets / images, self.targets.T)
-        self.shift.addmm_(before / images, before.T, alpha=-1)
-
-    def follow(self, plain: Bank) -> None:
-        super().follow(plain)
-        self.shift = torch.zeros_like(self.gram)
-        self.gram = self.gram[:0, :0].clone()
-
-    def moments(self) -> Float[Tensor, "M M"]:
-        """G: of a carried ridge the plain one's, and what the moves have changed."""
-        if self.plain is None:
-            return self.gram
-        assert isinstance(self.plain, Ridge)
-        return self.plain.gram + self.shift
+        self.gram += self.targets @ (self.targets / images).T - (means * images) @ means.T
 
     def finish(self) -> None:
-        self.gram, self.shift = self.gram[:0, :0].clone(), self.shift[:0, :0].clone()
+        self.gram = self.gram[:0, :0].clone()
 
     def kept(self) -> int:
         return self.M * self.M + self.M * int(self.known.sum())
 
+    def _factor(self, share: float) -> Float[Tensor, "M M"]:
+        """Cholesky factor of G + λ I."""
+        diagonal = self.gram.diagonal()
+        system = self.gram.clone()
+        system.diagonal().add_(share * diagonal.mean())
+        return torch.linalg.cholesky(system)
+
     def left_out(
-        self, h: Float[Tensor, "n M"], labels: Int64[Tensor, "n"], factor: Float[Tensor, "M M"]
+        self, h: Float[Tensor, "n M"], labels: Int64[Tensor, "n"], share: float
     ) -> Float[Tensor, "n K"]:
-        """y − score of images of the task at hand with each left out of G and Q, given the Cholesky
-        factor of G + λ I.
+        """y − score of images of the task at hand with each left out of G and Q at a given λ.
 
         With s_i = h_iᵀ (G + λ I)⁻¹ h_i it is e_i / (1 − s_i), e_i with the image in them.
         """
+        factor = self._factor(share)
         Z = torch.linalg.solve_triangular(factor, h.T, upper=False)
         y = F.one_hot(labels, self.targets.shape[1]).double()
         residual = y - h @ torch.cholesky_solve(self.targets, factor)
@@ -144,13 +133,6 @@ class Ridge(Bank, name="ridge"):
             return SHARES[::2]
         at = SHARES.index(float(self.share))
         return SHARES[max(at - 1, 0) : at + 2]
-
-
-def factored(G: Float[Tensor, "M M"], share: float) -> Float[Tensor, "M M"]:
-    """Cholesky factor of G + λ I."""
-    system = G.clone()
-    system.diagonal().add_(share * G.diagonal().mean())
-    return torch.linalg.cholesky(system)
 
 
 def mean_of_h(

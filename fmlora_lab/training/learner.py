@@ -127,11 +127,9 @@ class Learner:
         for part, module in self.parts().items():
             if parts is not None and part not in parts:
                 continue
-            for name, tensor in module.state_dict().items():
+            for name in module.state_dict():
                 key = f"{part}.{name}"
                 if key not in state:
-                    if not tensor.numel():  # what only tasks to come would need
-                        continue
                     raise BadInput(
                         f"the stored state has no {key!r}, which this run would have today; "
                         "compute it anew after `fmlora-lab runs delete`"
