@@ -61,13 +61,10 @@ def test_parameters_stand_in_one_cell(path):
 
 @every
 def test_no_function_is_longer_than_ten_lines(path):
-    nodes = parsed(path)  # a method of the notebook's own (35) is a page, and has a page's length
-    pages = {part for node in nodes if isinstance(node, ast.ClassDef) for part in ast.walk(node)}
     long = {
         node.name: node.end_lineno - node.lineno + 1
-        for node in nodes
+        for node in parsed(path)
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and (node not in pages or path.stem != "35_leads")
     }
     assert all(lines <= LONGEST for lines in long.values()), long
 
