@@ -5,6 +5,7 @@ No test reads or writes the user's cache or runs, and what a test registers is g
 
 import os
 import signal
+import sys
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,7 @@ def own_registries():
     for registry, known in zip(REGISTRIES, before, strict=True):
         registry.clear()
         registry.update(known)
+    sys.modules.pop("fmlora_lab.leads", None)  # who imports it again has its methods again
 
 
 @pytest.fixture
