@@ -173,9 +173,12 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
         yield RECORDS, sealed_arrays(_records(run, opens), {}, None)
     for name in run.folder.derived_files():
         if name.endswith(".json"):
-            yield name, sealed(run.folder.read_json(name), None)
+            yield name, sealed(rounded(run.folder.read_json(name)), None)
         else:
-            yield name, sealed_arrays(run.folder.read_arrays(name)[0], {}, None)
+            above = np.inf if name in (RELATIONS, EXPERTS) else 0  # explorers draw these
+            arrays = run.folder.read_arrays(name)[0]
+            small = {key: halved(array, above) for key, array in arrays.items()}
+            yield name, sealed_arrays(small, {}, None)
 
 
 def _portable(run: "Run") -> dict[str, Any]:
@@ -199,13 +202,22 @@ def _records(run: "Run", opens: Collection[str]) -> Arrays:
     }
 
 
-def halved(array: np.ndarray) -> np.ndarray:
-    large = array.size > HALF_FROM and np.issubdtype(array.dtype, np.floating)
+HALF_FROM = 256
+"""Numbers from which a record's array is in half precision: prompts, not the selector's."""
+
+
+def halved(array: np.ndarray, above: float = HALF_FROM) -> np.ndarray:
+    large = array.size > above and np.issubdtype(array.dtype, np.floating)
     return array.astype(np.float16) if large else array
 
 
-HALF_FROM = 256
-"""Numbers from which an array is kept in half precision: prompts, not the selector's."""
+def rounded(content: Any) -> Any:
+    """Its numbers in five significant digits: of what was derived, tables show three."""
+    if isinstance(content, dict):
+        return {name: rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [rounded(value) for value in content]
+    return float(f"{content:.5g}") if isinstance(content, float) else content
 
 
 def _zipped(entries: dict[str, bytes]) -> bytes:

@@ -135,6 +135,22 @@ def test_what_was_derived_is_there_and_more_is_refused(path):
             derive("other", lambda: {})
 
 
+def test_what_was_derived_goes_in_fewer_digits_but_for_what_explorers_draw(folder, tmp_path):
+    (run,) = (stored for stored in load_runs(folder) if stored.method_name == "fm-lora")
+    run.derived("thirds", lambda: {"of": [1 / 3, 12345678], "name": "a third"})
+    thirds = np.full(2, 1 / 3, np.float32)
+    for name in ("thirds", "relations"):
+        run.derived_arrays(name, lambda: {"of": thirds, "counted": np.full(2, 123456)})
+    (there,) = load_runs(ship([run], tmp_path / "few.zip", READ))
+    assert there.derived("thirds", dict) == {"of": [0.33333, 12345678], "name": "a third"}
+    for name, size in {"thirds": 2, "relations": 4}.items():
+        assert there.derived_arrays(name, dict)["of"].dtype.itemsize == size
+        np.testing.assert_allclose(there.derived_arrays(name, dict)["of"], thirds, rtol=3e-4)
+        np.testing.assert_array_equal(there.derived_arrays(name, dict)["counted"], 123456)
+    again = ship(load_runs(tmp_path / "few.zip"), tmp_path / "again.zip", READ)
+    assert again.read_bytes() == (tmp_path / "few.zip").read_bytes()
+
+
 def test_a_run_is_found_by_the_beginning_of_its_name(folder, path):
     names = [stored.id for stored in load_runs(folder)]
     for name in names:
