@@ -42,6 +42,8 @@ ORDER_SEED = 1000
 """First class order of the trials."""
 CHOICES = {"chosen": "acc", CLOSED: "acc_closed_form"}
 """In the log, and what of a trial decides."""
+OWN = {"order_seed", "evaluate_on"}
+"""Settings of a run that are not a trial's to have."""
 FIRST_RUNG, SHARE = 3, 3
 """Of successive halving: the tasks after which trials are first compared, and one of how many goes
 on, to be compared again after that many times as many tasks."""
@@ -62,17 +64,20 @@ def tune(
     """Run all trials (stored ones are loaded), write the log to `out` after each method.
 
     `given` are overrides that hold for every trial; what it sets is not searched. `workers`
-    processes share the methods out. BadInput where `out` has trials of other settings, or is no
-    such log.
+    processes share the methods out. BadInput where `out` has trials of other settings or more of
+    them, or is no such log, and for what the procedure sets itself.
     """
-    unknown = set(methods or ()) - METHODS.keys()
-    if unknown:
-        raise BadInput(f"method is {unknown.pop()!r}; allowed: {', '.join(sorted(METHODS))}")
+    rivals = sorted(name for name in METHODS if not METHODS[name].record.one_task)
+    for name in methods or ():
+        if name not in rivals:
+            raise BadInput(f"method is {name!r}; allowed: {', '.join(rivals)}")
     given = given or {}
+    for name in sorted(OWN & given.keys()):
+        raise BadInput(f"{name} is the procedure's own here; allowed: any other setting")
     asked = {"profile": profile, "benchmark": benchmark, "orders": orders, "halve": halve}
     asked["given"] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     check_writable(out.parent)
-    log = _log(out, asked)
+    log = _log(out, asked, trials)
     log["procedure"] = " ".join((__doc__ or "").split())
     methods = methods or [m for m in in_order() if METHODS[m].record.search]
     how = (trials, profile, benchmark, given, orders, halve, runs_dir)
@@ -183,19 +188,24 @@ class Halving:
         return found
 
 
-def _log(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def _log(out: Path, asked: dict[str, Any], trials: int) -> dict[str, Any]:
     """The log to go on with: of the trials at `out`, or a new one."""
     if not out.exists():
         return {"asked": asked, "methods": {}}
     try:
         log = json.loads(out.read_text("utf-8"))
         known = {"halve": False, **{"asked": asked, **log}["asked"]}
-        log["methods"].keys()
+        most = max((len(found["trials"]) for found in log["methods"].values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{out} is no log of `fmlora-lab tune`; give a file of its own") from error
     if known != asked:
-        differ = ", ".join(key for key in asked if known.get(key) != asked[key])
+        differ = ", ".join(key for key in known | asked if known.get(key) != asked.get(key))
         raise BadInput(f"{out} has trials of another {differ}; give a file of its own")
+    if most > trials:
+        raise BadInput(
+            f"trials is {trials}, and {out} has {most} of a method, some of which it would lose; "
+            f"allowed: {most} or more, or a file of its own"
+        )
     return {**log, "asked": asked}
 
 

@@ -112,9 +112,41 @@ def test_published_settings_are_settings(method):
 
 
 def test_unknown_method_is_named(tmp_path):
-    with pytest.raises(BadInput, match="'ewc'; allowed: block-lora"):
-        tune(tmp_path / "log.json", ["ewc"], "smoke", 2, tmp_path)
-    assert not (tmp_path / "log.json").exists()
+    for method in ("ewc", "joint"):  # which is no rival
+        with pytest.raises(BadInput, match=f"'{method}'; allowed: block-lora, c-lora, coda"):
+            tune(tmp_path / "log.json", ["prototypes", method], "smoke", 2, tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("setting", ["evaluate_on", "order_seed"])
+def test_what_the_procedure_sets_cannot_be_given(setting, tmp_path):
+    """With it, trials would be chosen on test images, or all be of one order."""
+    given = {"evaluate_on": "test", "order_seed": 3}[setting]
+    with pytest.raises(BadInput, match=f"{setting} is the procedure's own"):
+        tune(tmp_path / "log.json", ["lora"], "smoke", 2, tmp_path, given={setting: given})
+    assert not [*tmp_path.iterdir()]
+
+
+ASKED = {"profile": "smoke", "benchmark": "glyphs", "orders": 1, "halve": False, "given": {}}
+
+
+@pytest.mark.parametrize(
+    ("log", "refused"),
+    [
+        ({"asked": {**ASKED, "of": 2}, "methods": {}}, "trials of another of; give"),
+        ({"asked": ASKED, "methods": {"lora": 3}}, "is no log of"),
+        (
+            {"asked": ASKED, "methods": {"lora": {"trials": [{}] * 5}}},
+            "trials is 4, and .*log.json has 5 of a method.*allowed: 5 or more",
+        ),
+    ],
+)
+def test_no_trial_of_a_log_is_lost(log, refused, tmp_path):
+    out = tmp_path / "log.json"
+    out.write_text(json.dumps(log))
+    with pytest.raises(BadInput, match=refused):
+        tune(out, ["linear-probe"], "smoke", 4, tmp_path / "runs")
+    assert json.loads(out.read_text()) == log and not (tmp_path / "runs").exists()
 
 
 def test_shipped_choices_are_those_of_their_logs():
