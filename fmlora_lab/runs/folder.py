@@ -50,10 +50,9 @@ class DamagedFile(BadInput):
 
     def __init__(self, file: Path, why: str):
         self.file, self.why = file, why
-        super().__init__(
-            f"{file} is damaged ({why}); restore it, or compute the run anew after "
-            "`fmlora-lab runs delete`"
-        )
+        anew = ", or compute the run anew after `fmlora-lab runs delete`"
+        in_archive = any(part.endswith(".zip") for part in file.parts)
+        super().__init__(f"{file} is damaged ({why}); restore it{'' if in_archive else anew}")
 
     def __reduce__(self) -> tuple:
         return type(self), (self.file, self.why)  # as another process hands it on

@@ -9,11 +9,12 @@ whoever writes it, and is no more than a note: lost, damaged or of another versi
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fmlora_lab.files import where_it_can_be_kept, write_atomically
+from fmlora_lab.files import TEMPORARY, where_it_can_be_kept, write_atomically
 
 INDEX = ".index.json"
 """In a runs folder: the checksum of what follows, then the notes."""
@@ -24,6 +25,9 @@ MANY = 200
 SHARE = 50
 """It is written anew when one in so many notes is to be changed: writing takes as long as reading
 a few hundred runs."""
+
+RUN = re.compile("[0-9a-f]{16}")
+"""A run's name."""
 
 Brief = dict[str, Any]
 """Of a run, JSON: see `Run.brief`."""
@@ -45,9 +49,9 @@ def briefs(root: Path, read: Callable[[str], Brief]) -> dict[str, Brief | None]:
 
 
 def names(root: Path) -> list[str]:
-    """What is in a folder, in order; nothing where there is none."""
+    """What is in a folder, in order, but for what is being deleted; nothing where there is none."""
     try:
-        return sorted(os.listdir(root))
+        return sorted(name for name in os.listdir(root) if not name.startswith(TEMPORARY))
     except FileNotFoundError:
         return []
 
@@ -55,6 +59,8 @@ def names(root: Path) -> list[str]:
 def _stamp(root: Path, name: str) -> Stamp | None:
     try:
         status = os.stat(f"{root}/{name}/result.json")
+        if not RUN.fullmatch(name):  # of a run, what is missing is damage; a folder of another kind
+            os.stat(f"{root}/{name}/config.json")  # that has a result is none
     except (FileNotFoundError, NotADirectoryError):
         return None
     return [status.st_size, status.st_mtime_ns]

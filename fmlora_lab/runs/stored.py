@@ -1,6 +1,7 @@
 """Complete runs as they are on disk or in an archive. Nothing here imports torch."""
 
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -278,19 +279,22 @@ def _asked_of(method: str, setting: str) -> tuple[str, str]:
     return method if setting.startswith("method.") else "", setting
 
 
-def names_in(root: Path, having: str, begins: str = "") -> list[str]:
-    """The runs of a folder whose name begins so and that have this file; none where there is no
-    folder. OSError where it cannot be read."""
+def names_in(root: Path, *having: str, begins: str = "") -> list[str]:
+    """The runs of a folder whose name begins so and that have one of these files; none where there
+    is no folder. OSError where it cannot be read."""
     own = (name for name in names(root) if name.startswith(begins))
-    return [name for name in own if RunFolder(root, name).has(having)]
+    return [name for name in own if any(map(RunFolder(root, name).has, having))]
 
 
 def find_run(run_id: str, runs_dir: Path | str | None = None) -> RunFolder:
-    """The one run whose name begins with `run_id`, complete or not. BadInput if none or several."""
+    """The one run whose name begins with `run_id`, complete, half or damaged. BadInput if none or
+    several, or if it says nothing."""
     root = runs_root(runs_dir)
-    known = [*archived(root)] if in_archive(root) else names_in(root, "config.json", run_id)
-    found = sorted(name for name in known if name.startswith(run_id))
-    if len(found) != 1:
+    if in_archive(root):
+        found = sorted(name for name in archived(root) if name.startswith(run_id))
+    else:
+        found = names_in(root, "config.json", "result.json", begins=run_id)
+    if len(found) != 1 or not run_id:
         said = f"it could be {', '.join(found)}" if found else "no run's name begins so"
         raise BadInput(f"run {run_id!r} in {root}: {said}; `fmlora-lab runs list` lists them")
     return run_folder(found[0], root)
@@ -304,9 +308,10 @@ def stored_run(folder: RunFolder) -> Run:
 
 
 def delete(folder: RunFolder) -> None:
-    """Remove a run from disk, when no process is writing it."""
-    gone = folder.root / f"{TEMPORARY}{folder.run_id}"
+    """Remove a run from disk, when no process is writing it; and what is left of one whose removal
+    was killed."""
+    gone = folder.root / f"{TEMPORARY}{uuid.uuid4().hex}"
     with folder.alone(), naming(folder.path):
-        (folder.path / "result.json").unlink(missing_ok=True)  # what is left is no complete run
         folder.path.rename(gone)  # with its claim, so that no other begins within
-        shutil.rmtree(gone)
+        for left in folder.root.glob(f"{TEMPORARY}*/"):
+            shutil.rmtree(left, ignore_errors=left != gone)

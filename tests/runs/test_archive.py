@@ -164,7 +164,8 @@ def test_a_run_is_found_by_the_beginning_of_its_name(folder, path):
 
 def test_nothing_is_written_or_deleted_in_it(path):
     before = path.read_bytes()
-    folder = find_run("", ship(load_runs(path)[:1], path.with_name("one.zip"), READ))
+    (one, _) = load_runs(path)
+    folder = find_run(one.id, ship([one], path.with_name("one.zip"), READ))
     for change in (
         lambda: delete(folder),
         lambda: folder.write_json("result.json", {}),
@@ -207,7 +208,7 @@ def test_an_archive_that_is_not_there_or_is_none_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"there is no archive .*none\.zip"):
         load_runs(tmp_path / "none.zip")
     (tmp_path / "words.zip").write_text("these are words")
-    with pytest.raises(DamagedFile, match=r"words\.zip is damaged"):
+    with pytest.raises(DamagedFile, match=r"words\.zip is damaged \(.*\); restore it$"):
         load_runs(tmp_path / "words.zip")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -116,6 +117,34 @@ def test_load_runs_lists_complete_ones_only(folder, tmp_path):
         find_run("", tmp_path)
     delete(half)
     assert not half.path.exists() and folder.path.exists()
+    with pytest.raises(BadInput, match=r"run '' in .*: it could be abc123;"):
+        find_run("", tmp_path)  # though it is the only one
+
+
+def test_a_run_without_its_configuration_is_damaged_found_and_deleted(tmp_path):
+    RunFolder(tmp_path, "0123456789abcdef").write_json("result.json", {"acc": 1.0})
+    with pytest.raises(DamagedFile, match=r"0123456789abcdef/config\.json is damaged.*runs delete"):
+        load_runs(tmp_path)
+    delete(find_run("01", tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_of_another_kind_is_no_run_though_it_has_a_result(folder, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "result.json").write_text("{}")
+    assert [run.id for run in load_runs(tmp_path)] == ["abc123"]
+
+
+def test_a_killed_removal_leaves_no_run_and_stops_no_other(folder, tmp_path, monkeypatch):
+    whole = shutil.copytree(folder.path, tmp_path / "kept")
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *what, **how: None)
+        delete(folder)
+    assert len([*tmp_path.iterdir()]) == 2  # what is left of it, and the copy
+    shutil.move(whole, folder.path)
+    assert [run.id for run in load_runs(tmp_path)] == ["abc123"]
+    delete(folder)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_root_is_the_argument_then_the_environment_then_here(monkeypatch, tmp_path):
