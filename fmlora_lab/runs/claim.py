@@ -11,6 +11,7 @@ void one, and again exactly one can. So the claims of a run are a chain from `cl
 last of them holds it.
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -30,6 +31,8 @@ VOID_AFTER = 180.0
 """Seconds without a renewal after which a claim of another host is void."""
 LOOK = 0.5
 """Seconds from one look at another's claim to the next."""
+SAYS = {"host": str, "process": int, "began": str, "word": str}
+"""What a claim says."""
 
 
 class Lost(Exception):
@@ -111,6 +114,7 @@ class Claim:
         ):
             file.write(json.dumps(own))
             file.flush()
+            os.fsync(file.fileno())  # nobody sees half of it, on another machine neither
             os.link(file.name, place)
             self.chain = [*chain, Link(place, own)]
         # Who releases a claim takes `claim` away first, and no word comes twice: where the chain
@@ -132,10 +136,22 @@ def _chain(path: Path) -> list[Link]:
     found: list[Link] = []
     while True:
         try:
-            found.append(Link(path, json.loads(path.read_text("utf-8"))))
+            found.append(Link(path, _said(path)))
         except (FileNotFoundError, NotADirectoryError):
             return found
         path = _after(found[-1])
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What a claim says. None is seen half written: one that says something else was damaged, or
+    copied without its end, and is nobody's; the word after which it is taken over is made of what
+    is there."""
+    content = path.read_bytes()
+    with suppress(ValueError):
+        says = json.loads(content)
+        if isinstance(says, dict) and {k: type(value) for k, value in says.items()} == SAYS:
+            return says
+    return {"word": hashlib.sha256(path.name.encode() + content).hexdigest()[:32]}
 
 
 def _after(link: Link) -> Path:
@@ -146,6 +162,8 @@ def _after(link: Link) -> Path:
 def void(link: Link) -> bool:
     """Whether whoever made a claim is gone."""
     says = link.says
+    if "host" not in says:
+        return True
     if says["host"] == host():
         return began(says["process"]) != says["began"]
     with (

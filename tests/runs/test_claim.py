@@ -47,6 +47,36 @@ def test_who_has_it_has_it_alone_until_it_is_given_back(claim):
         assert other.taken()
 
 
+DAMAGED = [
+    b"",
+    b"[]",
+    b"3",
+    b'{"host": "x',
+    b'{"word": "theirs"}',
+    b'{"host": 1, "process": "1", "began": "1", "word": 2}',
+    b"\xff\xfe",
+    b"\0" * 80,
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("chain", ["damaged", "gone damaged", "damaged damaged"])
+def test_a_damaged_claim_is_nobodys(claim, chain, content):
+    gone = {"host": claims.host(), "process": os.getpid(), "began": "before", "word": "gone"}
+    claim.path.parent.mkdir()
+    for link in chain.split():
+        before = claims._chain(claim.path)
+        place = claims._after(before[-1]) if before else claim.path
+        place.write_bytes(content if link == "damaged" else json.dumps(gone).encode())
+    assert not claim.taken()
+    with claim.acquire(timeout=0):
+        claim.check()
+        with pytest.raises(TimeoutError):
+            Claim(claim.path).acquire(timeout=0)
+    assert not claim.path.parent.exists()  # nothing is left of it
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("seconds", [VOID_AFTER - 5, VOID_AFTER + 5])
 def test_a_claim_of_another_host_is_void_when_it_was_not_renewed_for_long(claim, seconds):
