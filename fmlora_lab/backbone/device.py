@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from fmlora_lab.config import BadInput
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
@@ -20,6 +22,19 @@ def onto(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def memory_suffices(else_said: str) -> Iterator[None]:
+    """BadInput(`else_said`) where the memory of the device, or of the host, is too small for what
+    is done within."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch has no type of its own for the host's
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not full and "can't allocate memory" not in str(error):
+            raise
+        raise BadInput(else_said) from error
 
 
 def has_bfloat16(device: torch.device) -> bool:

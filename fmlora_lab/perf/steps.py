@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from fmlora_lab import progress
-from fmlora_lab.backbone.device import keep_memory, pick_device, resolved
+from fmlora_lab.backbone.device import keep_memory, memory_suffices, pick_device, resolved
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.backbone.vit import load_tower
 from fmlora_lab.benchmarks.stream import Images
-from fmlora_lab.config import Backbone, BadInput, RunConfig, title_of
+from fmlora_lab.config import Backbone, RunConfig, title_of
 from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.method import StageEnd, StepBatch, TaskInfo
 from fmlora_lab.runs.archive import RESULTS, use_shipped
@@ -156,7 +156,10 @@ def bench(
     names += [name + COMPILED for name in ALSO_COMPILED if compile]
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
     found: list[dict[str, Any]] = []
-    try:
+    with memory_suffices(
+        f"--batch-size is {batch_size}, for which the device's memory is too small; allowed: fewer "
+        "images"
+    ):
         floor = _built("floor", backbone, batch_size, pool)
         others = [name for name in names if name != "floor"]
         with progress.bar(total=len(others), desc="rows", unit="row", leave=False) as bar:
@@ -167,11 +170,6 @@ def bench(
                 found += measured[1:] if found else measured  # the floor stands there once
                 rows.clear()  # before the next ones are built
                 bar.update(len(some))
-    except torch.OutOfMemoryError as error:
-        raise BadInput(
-            f"--batch-size is {batch_size}, for which the device's memory is too small; allowed: "
-            "fewer images"
-        ) from error
     return {
         "backbone": backbone.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fmlora_lab import progress, stopping
-from fmlora_lab.backbone.device import keep_memory, pick_device
+from fmlora_lab.backbone.device import keep_memory, memory_suffices, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
-from fmlora_lab.config import BadInput, RunConfig
+from fmlora_lab.config import RunConfig
 from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
@@ -95,7 +95,11 @@ class Trainer:
         model.use_fused_attention(device.type == "cuda")
         texts = stream.texts if model.reads_text else ()
         classes = len(stream.class_names)
-        self.learner = Learner(config, model, classes, device, self.ranks, texts)
+        with memory_suffices(
+            f"the device's memory is too small for {config.method.name} as it is set; allowed: "
+            "smaller settings of method, or a smaller backbone"
+        ):
+            self.learner = Learner(config, model, classes, device, self.ranks, texts)
         if compile:
             compile_blocks(model)
         self.method = self.learner.method
@@ -112,16 +116,15 @@ class Trainer:
         """
         tasks = (as_one_task(self.stream),) if self.method.record.one_task else self.stream.tasks
         try:
-            return self._run(tasks)
+            with memory_suffices(
+                f"training.batch_size is {self.config.training.batch_size}, for which the device's "
+                "memory is too small; allowed: fewer images, or a smaller backbone (finished tasks "
+                "are kept)"
+            ):
+                return self._run(tasks)
         except KeyboardInterrupt as interrupt:
             where = f"after task {self.kept}" if self.kept else "in task 1"
             raise Stopped(f"{where} of {len(tasks)}") from interrupt
-        except torch.OutOfMemoryError as error:
-            asked = self.config.training.batch_size
-            raise BadInput(
-                f"training.batch_size is {asked}, for which the device's memory is too small; "
-                "allowed: fewer images, or a smaller backbone (finished tasks are kept)"
-            ) from error
 
     def _run(self, tasks: tuple[Task, ...]) -> dict[str, Any]:
         tensors: dict[str, Tensor] = {}

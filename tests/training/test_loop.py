@@ -138,6 +138,21 @@ def test_a_batch_that_the_device_does_not_hold_is_named(trainer, tiny_stream, mo
         trainer("lora", tiny_stream()).run()
 
 
+def test_what_the_memory_does_not_hold_before_training_is_named(trainer, tiny_stream):
+    refused = r"memory is too small for lora as it is set; allowed: smaller settings of method"
+    with pytest.raises(BadInput, match=refused):
+        trainer({"name": "lora", "rank": 10**13}, tiny_stream())
+
+
+def test_what_else_torch_refuses_is_no_matter_of_memory(trainer, tiny_stream, monkeypatch):
+    def odd(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(METHODS["lora"], "step", odd)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        trainer("lora", tiny_stream()).run()
+
+
 def test_short_tasks_are_checkpointed_at_their_ends_alone(trainer, tiny_stream, memory_keeper):
     """Within one only the first, by which it is seen what a checkpoint takes."""
     places = []
