@@ -1,6 +1,10 @@
-"""A run that is asked to stop does so where it can go on from: when an epoch's state is stored."""
+"""A run that is asked to stop does so where it can go on from: when an epoch's state is stored; and
+a process ends with what it works for."""
 
+import os
 import signal
+from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 _asked: dict[str, int | None] = {"by": None}
@@ -29,3 +33,13 @@ def here() -> None:
     """Raise Stopped if that was asked for; called where everything is stored."""
     if asked() is not None:
         raise Stopped
+
+
+def end_after(wait: Callable[[], object]) -> None:
+    """End this process when `wait` returns, as if killed, which no run minds."""
+
+    def end() -> None:
+        wait()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()

@@ -2,16 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
-from threading import Thread
 from types import TracebackType
 from typing import Any
 
-from fmlora_lab import progress, threads
+from fmlora_lab import progress, stopping, threads
 
 
 class Pool(ProcessPoolExecutor):
@@ -43,25 +42,15 @@ class Pool(ProcessPoolExecutor):
 
 
 def _begin_in_pool(share: int, over: Event) -> None:
-    _end_after(over.wait)
+    stopping.end_after(over.wait)
     begin(share)
 
 
 def begin(share: int) -> None:
     if (parent := parent_process()) is not None:  # whoever kills it wants its cores back
-        _end_after(parent.join)
+        stopping.end_after(parent.join)
     threads.use(share)
     progress.beside_others()
-
-
-def _end_after(wait: Callable[[], object]) -> None:
-    """End this process when `wait` returns, as if killed, which no run minds."""
-
-    def end() -> None:
-        wait()
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()
 
 
 @contextmanager

@@ -59,8 +59,12 @@ def slurm(options: Mapping[str, Any] | None = None, retry: int = 0) -> Launcher:
     return followed(lambda new, runs_dir: Jobs(new, runs_dir, options or {}, retry))
 
 
+class Silent(Exception):
+    """Slurm does not answer, for a reason that it says."""
+
+
 class Jobs:
-    """Runs that a cluster computes."""
+    """Runs that a cluster computes. BadInput where none answers at first."""
 
     def __init__(
         self,
@@ -75,7 +79,10 @@ class Jobs:
         self.known: set[str] = set()  # jobs that this sweep has seen
         self.tried, self.in_vain = Counter[str](), Counter[str]()
         self.at: dict[str, int] = {}
-        self._look()
+        try:
+            self._look()
+        except Silent as why:
+            raise BadInput(f"on is 'slurm', and no cluster answers: {why}") from why
 
     def __enter__(self) -> "Jobs":
         return self
@@ -88,7 +95,10 @@ class Jobs:
 
     def wait(self) -> None:
         time.sleep(EVERY)
-        self._look()
+        try:
+            self._look()
+        except Silent as why:  # its controller is away for a moment
+            progress.once(str(why))
 
     def skip(self, name: str) -> None:
         if self.states[name].what not in ("queued", "running"):
@@ -100,8 +110,6 @@ class Jobs:
 
     def _look(self) -> None:
         queue = _queue()
-        if queue is None:  # its controller is away for a moment
-            return
         going = [name for name, s in self.states.items() if s.what in ("queued", "running")]
         lost = [name for name in going if not self._noted(name, queue)]
         lost = [name for name in lost if not self._given_up(name)]
@@ -186,12 +194,11 @@ class Jobs:
                     shutil.rmtree(listed.parent, ignore_errors=True)
 
 
-def _queue() -> dict[str, tuple[str, str]] | None:
-    """State and reason of every job of one's own that is not over; None where Slurm is silent."""
+def _queue() -> dict[str, tuple[str, str]]:
+    """State and reason of every job of one's own that is not over. Silent where Slurm is."""
     asked = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
     done = subprocess.run(asked, capture_output=True, text=True)
     if done.returncode:
-        progress.once(f"squeue: {done.stderr.strip()}")
-        return None
+        raise Silent(f"squeue: {done.stderr.strip()}")
     rows = [line.split("|") for line in done.stdout.splitlines()]
     return {job: (what, why) for job, what, why in rows}

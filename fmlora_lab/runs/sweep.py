@@ -152,9 +152,9 @@ def read_grid(path: Path) -> list[Asked]:
 
     BadInput names the file and the entry that cannot be used.
     """
-    with naming(path):
-        text = path.read_text("utf-8")
     try:
+        with naming(path):
+            text = path.read_text("utf-8-sig")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
         raise BadInput(f"{path} cannot be read: {error}") from error

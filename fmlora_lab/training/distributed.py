@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmlora_lab import progress
+from fmlora_lab import progress, stopping
 from fmlora_lab.backbone.device import pick_device
 from fmlora_lab.config import BadInput
 
@@ -35,6 +36,8 @@ PATIENCE = datetime.timedelta(days=7)
 wait until it may write the run."""
 CLOSING = "10"
 """Seconds that processes have to end after an interrupt."""
+LAUNCHER = "FMLORA_LAUNCHER"
+"""In the environment: the number of the process that began them."""
 
 Told = TypeVar("Told")
 
@@ -151,6 +154,8 @@ def join() -> Ranks:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1 or dist.is_initialized():
         return ranks()
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+    stopping.end_after(lambda: _gone(launcher))
     backend = "gloo"
     if pick_device().type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -161,6 +166,13 @@ def join() -> Ranks:
         progress.quieten()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return ranks()
+
+
+def _gone(launcher: int) -> None:
+    """Returns when the process that began this one is killed: whoever did that wants the devices
+    back."""
+    while os.getppid() == launcher:
+        time.sleep(1)
 
 
 def leave() -> None:
@@ -184,6 +196,7 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
     exit code of the first, which speaks for all. What another says is shown if it fails."""
     logging.disable(logging.ERROR)  # torchrun's own words; a failure is told here
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", CLOSING)
+    os.environ[LAUNCHER] = str(os.getpid())
     with TemporaryDirectory() as folder:
         others = {rank: Std.ALL for rank in range(1, devices)}
         config = LaunchConfig(

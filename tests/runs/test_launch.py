@@ -215,6 +215,18 @@ def test_a_file_states_grids_and_whole_configurations(tmp_path):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("name", ["some.json", "some.toml"])
+def test_a_file_of_an_editor_is_read_with_its_mark_and_refused_in_another_coding(tmp_path, name):
+    text = {"some.json": '[{"profile": "smoke"}]', "some.toml": '[[runs]]\nprofile = "smoke"'}
+    path = tmp_path / name
+    path.write_text(text[name], "utf-8-sig")
+    assert len(read_grid(path)) == 1
+    path.write_text(text[name], "utf-16")
+    with pytest.raises(BadInput, match=f"{name} cannot be read: 'utf-8' codec"):
+        read_grid(path)
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -35,12 +35,14 @@ def queue(monkeypatch, tmp_path):
     """In Slurm's place: `queue.arrays` are the options of each sbatch, `queue.jobs` what squeue
     says of each job; each look at it comes after the next of `queue.events`."""
     found = SimpleNamespace(arrays=[], jobs={}, events=[], refuses="", root=tmp_path / "runs")
-    found.cancelled = []
+    found.cancelled, found.silent = [], ""
 
     def answer(asked, **how):
         if asked[0] == "scancel":
             found.cancelled += asked[1:]
             return
+        if asked[0] == "squeue" and found.silent:
+            return SimpleNamespace(returncode=1, stdout="", stderr=found.silent)
         if asked[0] == "squeue":
             rows = [f"{job}|{state}|None" for job, state in found.jobs.items()]
             return SimpleNamespace(returncode=0, stdout="\n".join(rows), stderr="")
@@ -187,6 +189,27 @@ def test_what_another_process_computes_is_not_given_to_slurm(queue):
     queue.events = [stop]
     assert len(list(slurm()(CONFIGS, queue.root, False))) == 3
     assert [array["runs"] for array in queue.arrays] == [NAMES[1:]]
+
+
+@pytest.mark.unit
+def test_without_a_cluster_nothing_is_waited_for(queue):
+    queue.silent = "slurm_load_jobs error: Unable to contact slurm controller"
+    refused = "on is 'slurm', and no cluster answers: squeue: slurm_load_jobs error: Unable"
+    with pytest.raises(BadInput, match=refused):
+        list(slurm()(CONFIGS, queue.root, False))
+    assert not queue.arrays and not queue.root.exists()
+
+
+@pytest.mark.unit
+def test_a_controller_that_is_away_for_a_moment_is_waited_for(queue, capsys):
+    queue.events = [
+        lambda: setattr(queue, "silent", "Unable to contact slurm controller"),
+        lambda: setattr(queue, "silent", ""),
+        lambda: end(queue, *NAMES),
+    ]
+    assert len(list(slurm()(CONFIGS, queue.root, False))) == 3
+    assert len(queue.arrays) == 1  # what is queued is not given again
+    assert "squeue: Unable to contact slurm controller" in capsys.readouterr().err
 
 
 @pytest.mark.unit

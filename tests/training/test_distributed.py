@@ -115,8 +115,8 @@ def apart(one: tuple[dict, dict], other: tuple[dict, dict]) -> float:
 RUN = ("run", "--profile", "smoke", "--method", "lora", "--devices", 2, "--json")
 
 
-def begun(runs_dir) -> subprocess.Popen:
-    words = [sys.executable, "-m", "fmlora_lab", *map(str, RUN), "--runs-dir", runs_dir]
+def begun(runs_dir, *more) -> subprocess.Popen:
+    words = [sys.executable, "-m", "fmlora_lab", *map(str, RUN), "--runs-dir", runs_dir, *more]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -145,6 +145,19 @@ def test_a_run_on_two_devices_is_stopped_in_one_sentence_and_goes_on(tmp_path, c
     assert stored.id == run_id and stored.environment["devices"] == 2
     monkeypatch.setattr(distributed, "launch", None)  # nothing is begun for what is stored
     assert json.loads(call(*RUN, "--runs-dir", tmp_path)[1])["run_id"] == run_id
+
+
+def test_whoever_kills_a_run_on_two_devices_has_them_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    begins = begun(tmp_path, "--set", "training.epochs=20")
+    for line in begins.stderr:
+        if "task 2/5" in line:
+            break
+    begins.kill()
+    begins.communicate()  # until the last that can write there is gone
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "config.json").is_file() and not (folder / "result.json").exists()
 
 
 @pytest.mark.unit
