@@ -162,8 +162,14 @@ def write(notebook: NotebookNode, target: Path) -> Path:
 
 
 def read(path: Path) -> NotebookNode:
-    # Read here: papermill takes braces in a path for parameters.
-    notebook = nbformat.read(path, 4)
+    """A notebook, to be executed by this Python. BadInput for a file that is none."""
+    content = path.read_bytes()  # here, since papermill takes braces in a path for parameters
+    try:
+        notebook = nbformat.reads(content.decode("utf-8"), 4)
+        notebook.cells  # noqa: B018, JSON of another kind has none
+    except Exception as error:  # nbformat raises nearly any type for what is no notebook
+        why = str(error).partition("\n")[0]
+        raise BadInput(f"{path} is no notebook that can be read ({why})") from error
     # Whatever kernel it was written with, if any: `OwnPython` executes it.
     notebook.metadata.kernelspec = {
         "name": "python3",

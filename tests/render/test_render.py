@@ -55,6 +55,15 @@ def test_an_unknown_notebook_is_refused_with_the_known_ones(notebooks, tmp_path)
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff\xfe{", b"[]", b"{}", b'{"nbformat": 4}'])
+def test_a_file_that_is_no_notebook_is_named(content, notebooks, tmp_path):
+    (notebooks / "30_none.ipynb").write_bytes(content)
+    with pytest.raises(BadInput, match=r"30_none\.ipynb is no notebook that can be read \(.+\)"):
+        render(["good", "none"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
 def test_an_unknown_parameter_is_refused_with_the_known_ones(notebooks, tmp_path):
     with pytest.raises(BadInput, match=r"no parameter 'wrod'; known: word, runs_dir, figures_dir"):
         render(["good"], {"wrod": 1}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
