@@ -405,7 +405,7 @@ def test_whatever_file_a_disk_refuses_the_run_goes_on_when_the_cause_is_gone(
             assert os.strerror(why) in str(error) and error.errno == why
             assert not list(place.rglob(f"{TEMPORARY}*"))
     assert refused == {
-        *("config.json", "environment.json", "result.json", "progress.jsonl"),
+        *("claim", "config.json", "environment.json", "result.json", "progress.jsonl"),
         *("checkpoint.safetensors", "tasks/00.safetensors", "tasks/01.safetensors"),
     }
 
