@@ -24,6 +24,7 @@ from safetensors.numpy import load
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import there, write_together
 from fmlora_lab.runs.folder import RECORDS, Arrays, DamagedFile, RunFolder, sealed, sealed_arrays
+from fmlora_lab.runs.triangles import folded, folded_arrays, unfolded, unfolded_arrays
 
 if TYPE_CHECKING:
     from fmlora_lab.runs.stored import Run
@@ -49,6 +50,13 @@ class ArchivedRun(RunFolder):
         start = f"{self.run_id}/derived/"
         own = (name for name in self.archive.names if name.startswith(start))
         return sorted(name.removeprefix(f"{self.run_id}/") for name in own)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        return unfolded(super().read_json(name))
+
+    def read_arrays(self, name: str) -> tuple[Arrays, dict[str, Any]]:
+        arrays, notes = super().read_arrays(name)
+        return unfolded_arrays(arrays), notes
 
     def _bytes(self, name: str) -> bytes:
         if not self.has(name):
@@ -164,21 +172,23 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
 
 
 def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
-    yield "config.json", sealed(_portable(run), None)
-    yield "environment.json", sealed(run.environment | {"method": run.label._asdict()}, None)
-    yield "result.json", sealed(run.result, None)
+    environment = run.environment | {"method": run.label._asdict()}
+    yield "config.json", sealed(_portable(run), None, indent=None)
+    yield "environment.json", sealed(environment, None, indent=None)
+    yield "result.json", sealed(run.result, None, indent=None)
     if run.shipped:
         yield RECORDS, sealed_arrays(run.folder.read_arrays(RECORDS)[0], {}, None)
     else:
         yield RECORDS, sealed_arrays(_records(run, opens), {}, None)
     for name in run.folder.derived_files():
         if name.endswith(".json"):
-            yield name, sealed(rounded(run.folder.read_json(name)), None)
+            content = folded(rounded(run.folder.read_json(name)))
+            yield name, sealed(content, None, indent=None)
         else:
             above = np.inf if name in (RELATIONS, EXPERTS) else 0  # explorers draw these
             arrays = run.folder.read_arrays(name)[0]
             small = {key: halved(array, above) for key, array in arrays.items()}
-            yield name, sealed_arrays(small, {}, None)
+            yield name, sealed_arrays(folded_arrays(small), {}, None)
 
 
 def _portable(run: "Run") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fmlora_lab.runs.archive import archived, collections, prepared, ship, shipp
 from fmlora_lab.runs.folder import RECORDS, DamagedFile, RunFolder
 from fmlora_lab.runs.frame import frame
 from fmlora_lab.runs.stored import Run, delete, find_run, load_runs, run_folder, stored_run
+from fmlora_lab.runs.triangles import UPPER
 
 pytestmark = pytest.mark.unit
 
@@ -149,6 +150,20 @@ def test_what_was_derived_goes_in_fewer_digits_but_for_what_explorers_draw(folde
         np.testing.assert_array_equal(there.derived_arrays(name, dict)["counted"], 123456)
     again = ship(load_runs(tmp_path / "few.zip"), tmp_path / "again.zip", READ)
     assert again.read_bytes() == (tmp_path / "few.zip").read_bytes()
+
+
+def test_symmetric_tables_go_by_half_and_are_read_whole(folder, tmp_path):
+    (run,) = (stored for stored in load_runs(folder) if stored.method_name == "fm-lora")
+    table = np.add.outer(np.arange(40.0), np.arange(40.0))
+    run.derived("pairs", lambda: {"of": table.tolist()})
+    run.derived_arrays("pairs", lambda: {"of": table})
+    written = ship([run], tmp_path / "pairs.zip", READ)
+    with zipfile.ZipFile(written) as content:
+        assert content.getinfo(f"{run.id}/derived/pairs.safetensors").file_size < table.size * 2
+        assert UPPER.encode() in content.read(f"{run.id}/derived/pairs.json")
+    (there,) = load_runs(written)
+    assert there.derived("pairs", dict) == {"of": table.tolist()}
+    np.testing.assert_array_equal(there.derived_arrays("pairs", dict)["of"], table)
 
 
 def test_a_run_is_found_by_the_beginning_of_its_name(folder, path):
