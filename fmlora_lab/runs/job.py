@@ -43,7 +43,7 @@ def main(listed: Path) -> int:
         print(f"another process is computing run {folder.run_id}; left to it")
         return 0
     try:
-        error = compute(own["config"], folder.root, folder.path / LOG)
+        error = compute(own["config"], folder.root, folder.path / LOG, all_of_it["modules"])
     except stopping.Stopped:
         if stopping.asked() == signal.SIGUSR2:
             return subprocess.run(["scontrol", "requeue", job]).returncode

@@ -24,6 +24,7 @@ from fmlora_lab.files import write_atomically
 from fmlora_lab.runs.folder import RunFolder, runs_root
 from fmlora_lab.runs.job import NOTE
 from fmlora_lab.runs.launch import Launcher, followed
+from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.watch import State
 from fmlora_lab.runs.workers import LOG, last_line
 
@@ -75,6 +76,7 @@ class Jobs:
     ):
         self.new, self.root = new, runs_root(runs_dir).absolute()
         self.options, self.retry = {**OPTIONS, **options}, retry
+        self.modules = modules_to_import(new.values(), by_script=False)
         self.states = {name: State() for name in new}
         self.known: set[str] = set()  # jobs that this sweep has seen
         self.tried, self.in_vain = Counter[str](), Counter[str]()
@@ -161,7 +163,7 @@ class Jobs:
         """Give runs to Slurm as one array, and note with each its job."""
         place = self.root / SUBMISSIONS / uuid.uuid4().hex[:12]
         runs = [{"run": name, "config": self.new[name].model_dump_json()} for name in names]
-        listed = json.dumps({"root": str(self.root), "runs": runs})
+        listed = json.dumps({"root": str(self.root), "modules": self.modules, "runs": runs})
         command = shlex.join(
             [sys.executable, "-m", "fmlora_lab.runs.job", str(place / "runs.json")]
         )

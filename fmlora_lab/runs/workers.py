@@ -9,6 +9,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import connection, get_context
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from fmlora_lab import progress, stopping
 from fmlora_lab.config import RunConfig, validated
 from fmlora_lab.files import make_folder
+from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.pool import begin, interrupts_wait
 from fmlora_lab.runs.run import run
 from fmlora_lab.runs.stored import run_folder
@@ -50,6 +52,7 @@ class Workers:
     ):
         """`count` of them at most, with `share` threads each; of the `gpus` one each in turn."""
         self.new, self.runs_dir, self.retry = new, runs_dir, retry
+        self.modules = modules_to_import(new.values(), by_script=True)
         self.slots = [(share, gpus[k % len(gpus)] if gpus else None) for k in range(count)]
         self.states = {name: State() for name in new}
         self.left, self.tried = deque(new), Counter[str]()
@@ -110,7 +113,7 @@ class Workers:
         if error is None and self.left:
             name = self.left.popleft()
             self.states[name] = State("running")
-            worker.take(name, self.new[name], self.runs_dir, self._log(name))
+            worker.take(name, self.new[name], self.runs_dir, self._log(name), self.modules)
         else:
             del self.at_work[slot]
             worker.pipe.close()  # at which it ends
@@ -140,10 +143,17 @@ class Worker:
             self.process.start()
         theirs.close()
 
-    def take(self, name: str, config: RunConfig, runs_dir: Path | str | None, log: Path) -> None:
+    def take(
+        self,
+        name: str,
+        config: RunConfig,
+        runs_dir: Path | str | None,
+        log: Path,
+        modules: list[str],
+    ) -> None:
         self.on = name
-        # As text: what a notebook defines for itself is not known to another process.
-        self.pipe.send((config.model_dump_json(), runs_dir, log))
+        # As text: it is read when the modules are there that know its method.
+        self.pipe.send((config.model_dump_json(), runs_dir, log, modules))
 
     def death(self) -> str:
         """What ended the process, for readers."""
@@ -160,16 +170,16 @@ def _work(asks: connection.Connection, share: int, gpu: str | None) -> None:
     asks.send(None)
     with suppress(EOFError):
         while True:
-            config, runs_dir, log = asks.recv()
-            error = compute(config, runs_dir, log)
+            error = compute(*asks.recv())
             asks.send(error)
             if error is not None:
                 return
 
 
-def compute(config: str, runs_dir: Path | str | None, log: Path) -> str | None:
-    """Compute a run, given as JSON, for another process: whatever is said from now on goes to its
-    log, its traceback too. Returns the last line of its error, if it failed. Stopped passes."""
+def compute(config: str, runs_dir: Path | str | None, log: Path, modules: list[str]) -> str | None:
+    """Compute a run, given as JSON, for another process, in which these modules know its method:
+    whatever is said from now on goes to its log, its traceback too. Returns the last line of its
+    error, if it failed. Stopped passes."""
     make_folder(log.parent)
     with log.open("ab", 0) as file:
         for standard in (1, 2):
@@ -180,6 +190,8 @@ def compute(config: str, runs_dir: Path | str | None, log: Path) -> str | None:
     where = f"process {os.getpid()} on {socket.gethostname()}"
     progress.say(f"-- {where}{f', GPU {gpu}' if gpu else ''}")
     try:
+        for module in modules:
+            import_module(module)
         run(validated(config), runs_dir)
     except stopping.Stopped:
         progress.say("asked to stop; what was learned is stored")

@@ -38,7 +38,7 @@ def crew(monkeypatch):
             self.process = SimpleNamespace(join=lambda: None, kill=lambda: None)
             self.theirs.send(None)
 
-        def take(self, name, config, runs_dir, log):
+        def take(self, name, config, runs_dir, log, modules):
             self.on = name
             self.seeds.append(config.seed)
             self.theirs.send(None)
