@@ -34,6 +34,7 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import CLOSED, configure, profile_named
+from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.pool import Pool
 from fmlora_lab.runs.run import Curves, ranking_head, run
 from fmlora_lab.training.learner import TRAINED_HEAD
@@ -80,19 +81,22 @@ def tune(
     log = _log(out, asked, trials)
     log["procedure"] = " ".join((__doc__ or "").split())
     methods = methods or [m for m in in_order() if METHODS[m].record.search]
-    how = (trials, profile, benchmark, given, orders, halve, runs_dir)
-    for method, tried in zip(methods, _each(partial(_tried, how), methods, workers), strict=True):
+    how = (profile, benchmark, given, trials, orders, halve, runs_dir)
+    for method, tried in zip(methods, _each(how, methods, workers), strict=True):
         log["methods"][method] = {**_choices(tried), "trials": tried}
         text = json.dumps(log, indent=1) + "\n"
         write_atomically(out, lambda file, text=text: file.write(text.encode()))
     return log
 
 
-def _each(one: partial, methods: Sequence[str], workers: int) -> Iterator[list[dict[str, Any]]]:
+def _each(how: tuple, methods: Sequence[str], workers: int) -> Iterator[list[dict[str, Any]]]:
+    one = partial(_tried, how)
     if min(workers, len(methods)) < 2:
         yield from map(one, methods)
         return
-    with Pool(min(workers, len(methods))) as pool:
+    profile, benchmark, given, *_ = how
+    asked = [configure(name, benchmark, profile, given, preset="defaults") for name in methods]
+    with Pool(min(workers, len(methods)), modules_to_import(asked, by_script=True)) as pool:
         yield from pool.map(one, methods)
 
 
@@ -103,7 +107,7 @@ def _choices(tried: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _tried(how: tuple, method: str) -> list[dict[str, Any]]:
     """All trials of a method, as the log has them."""
-    trials, profile, benchmark, given, orders, halve, runs_dir = how
+    profile, benchmark, given, trials, orders, halve, runs_dir = how
     halving, tried = Halving() if halve else None, []
     drawn = draw(method, trials, profile, given)
     for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):

@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from types import TracebackType
@@ -20,11 +21,12 @@ class Pool(ProcessPoolExecutor):
     interrupt stops the others where they are.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, modules: Sequence[str] = ()):
+        """Each process imports the `modules` first."""
         share = max(1, (os.cpu_count() or 1) // workers)
         how = get_context("spawn")
         self._over = how.Event()
-        super().__init__(workers, how, _begin_in_pool, (share, self._over))
+        super().__init__(workers, how, _begin_in_pool, (share, modules, self._over))
 
     def submit(self, *what: Any, **how: Any) -> Future:
         with interrupts_wait():  # processes are started here
@@ -41,9 +43,11 @@ class Pool(ProcessPoolExecutor):
         self.shutdown(cancel_futures=kind is not None)
 
 
-def _begin_in_pool(share: int, over: Event) -> None:
+def _begin_in_pool(share: int, modules: Sequence[str], over: Event) -> None:
     stopping.end_after(over.wait)
     begin(share)
+    for module in modules:
+        import_module(module)
 
 
 def begin(share: int) -> None:

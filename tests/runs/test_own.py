@@ -17,6 +17,7 @@ from fmlora_lab.methods.registry import register
 from fmlora_lab.profiles import configure
 from fmlora_lab.runs import slurm as slurm_module
 from fmlora_lab.runs.own import modules_to_import
+from fmlora_lab.tuning import tune
 
 PAGE = '''
 from typing import Literal
@@ -117,3 +118,10 @@ def test_a_module_that_is_not_there_for_others_is_named(mine, tmp_path):
     (tmp_path / "page_of_mine.py").unlink()
     with pytest.raises(Exception, match="No module named 'page_of_mine'"):
         sweep([mine], tmp_path / "runs", on="processes", workers=1)
+
+
+@pytest.mark.process
+def test_a_tuning_of_two_at_a_time_knows_it_too(mine, tmp_path):
+    asked = (tmp_path / "log.json", ["page-of-mine", "lora"], "smoke", 1, tmp_path / "runs")
+    log = tune(*asked, workers=2)
+    assert [len(found["trials"]) for found in log["methods"].values()] == [1, 1]
