@@ -67,7 +67,9 @@ def some(names: Sequence[str], limit: int = 5, between: str = ", ") -> str:
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 CUT = re.compile(r"B(\d+)[-_ ]?Inc(\d+)", re.IGNORECASE)
@@ -311,7 +313,13 @@ class MethodSettings(Settings):
         super().__pydantic_init_subclass__(**kwargs)
         name = cls.model_fields["name"].default
         if isinstance(name, str):
-            MethodSettings.known[name] = cls
+            known = MethodSettings.known.setdefault(name, cls)
+            if known.__module__ != cls.__module__:
+                raise BadInput(
+                    f"{known.__module__} has a method {name!r} already; give the one of "
+                    f"{cls.__module__} another name"
+                )
+            MethodSettings.known[name] = cls  # a cell that is run again
 
 
 class RunConfig(Settings):

@@ -22,6 +22,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,18 @@ from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
 from fmlora_lab.profiles import CLOSED, configure, profile_named
+from fmlora_lab.runs.claim import Claim
 from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.pool import Pool
 from fmlora_lab.runs.run import Curves, ranking_head, run
 from fmlora_lab.training.learner import TRAINED_HEAD
+from fmlora_lab.training.loop import Diverged
 
 ORDER_SEED = 1000
 """First class order of the trials."""
 CHOICES = {"chosen": "acc", CLOSED: "acc_closed_form"}
 """In the log, and what of a trial decides."""
-OWN = {"order_seed", "evaluate_on"}
+OWN = {"method", "method.name", "order_seed", "evaluate_on"}
 """Settings of a run that are not a trial's to have."""
 FIRST_RUNG, SHARE = 3, 3
 """Of successive halving: the tasks after which trials are first compared, and one of how many goes
@@ -65,8 +68,9 @@ def tune(
     """Run all trials (stored ones are loaded), write the log to `out` after each method.
 
     `given` are overrides that hold for every trial; what it sets is not searched. `workers`
-    processes share the methods out. BadInput where `out` has trials of other settings or more of
-    them, or is no such log, and for what the procedure sets itself.
+    processes share the methods out. A trial whose loss is no number any more is noted as diverged,
+    and is not chosen. BadInput where `out` has trials of other settings or more of them, is no such
+    log or another process's, for what the procedure sets itself, and where every trial diverged.
     """
     rivals = sorted(name for name in METHODS if not METHODS[name].record.one_task)
     for name in methods or ():
@@ -78,30 +82,47 @@ def tune(
     asked = {"profile": profile, "benchmark": benchmark, "orders": orders, "halve": halve}
     asked["given"] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     check_writable(out.parent)
-    log = _log(out, asked, trials)
-    log["procedure"] = " ".join((__doc__ or "").split())
     methods = methods or [m for m in in_order() if METHODS[m].record.search]
+    configs = [configure(name, benchmark, profile, given, preset="defaults") for name in methods]
     how = (profile, benchmark, given, trials, orders, halve, runs_dir)
-    for method, tried in zip(methods, _each(how, methods, workers), strict=True):
-        log["methods"][method] = {**_choices(tried), "trials": tried}
-        text = json.dumps(log, indent=1) + "\n"
-        write_atomically(out, lambda file, text=text: file.write(text.encode()))
+    with _alone(out):
+        log = _log(out, asked, trials)
+        log["procedure"] = " ".join((__doc__ or "").split())
+        for method, tried in zip(methods, _each(how, configs, workers), strict=True):
+            log["methods"][method] = {**_choices(method, tried), "trials": tried}
+            text = json.dumps(log, indent=1) + "\n"
+            write_atomically(out, lambda file, text=text: file.write(text.encode()))
     return log
 
 
-def _each(how: tuple, methods: Sequence[str], workers: int) -> Iterator[list[dict[str, Any]]]:
-    one = partial(_tried, how)
+def _alone(out: Path) -> Claim:
+    """The right to write a log: who reads it first and writes it last would lose what another
+    process has written in between."""
+    try:
+        return Claim(out.with_name(f"{out.name}.claim")).acquire(timeout=0)
+    except TimeoutError as error:
+        raise BadInput(f"another process is tuning into {out}; give a file of its own") from error
+
+
+def _each(how: tuple, configs: Sequence[RunConfig], workers: int) -> Iterator[list[dict[str, Any]]]:
+    one, methods = partial(_tried, how), [config.method.name for config in configs]
     if min(workers, len(methods)) < 2:
         yield from map(one, methods)
         return
-    profile, benchmark, given, *_ = how
-    asked = [configure(name, benchmark, profile, given, preset="defaults") for name in methods]
-    with Pool(min(workers, len(methods)), modules_to_import(asked, by_script=True)) as pool:
-        yield from pool.map(one, methods)
+    try:
+        with Pool(min(workers, len(methods)), modules_to_import(configs, by_script=True)) as pool:
+            yield from pool.map(one, methods)
+    except BrokenProcessPool as error:
+        raise BadInput(
+            "a process of the tuning died, perhaps for want of memory; its runs are stored, and "
+            "the same tuning, or one with fewer workers, goes on with them"
+        ) from error
 
 
-def _choices(tried: list[dict[str, Any]]) -> dict[str, Any]:
+def _choices(method: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
     whole = [trial for trial in tried if "acc" in trial]
+    if not whole:
+        raise BadInput(f"no trial of {method} came to its end: {tried[-1]['diverged']}")
     return {name: max(whole, key=lambda t: t[by])["settings"] for name, by in CHOICES.items()}
 
 
@@ -110,14 +131,19 @@ def _tried(how: tuple, method: str) -> list[dict[str, Any]]:
     profile, benchmark, given, trials, orders, halve, runs_dir = how
     halving, tried = Halving() if halve else None, []
     drawn = draw(method, trials, profile, given)
+    if len(drawn) < trials:
+        progress.write(f"{method}: its space has {len(drawn)} settings, all of which are tried")
     for settings in progress.bar(drawn, desc=f"tuning {method}", unit="trial", leave=False):
         configs = []
         for order in range(ORDER_SEED, ORDER_SEED + orders):
             overrides = {"order_seed": order, "evaluate_on": "validation", **settings, **given}
             configs.append(configure(method, benchmark, profile, overrides, preset="defaults"))
-        found = halving.trial(configs, runs_dir) if halving else _trial(configs, runs_dir)
+        try:
+            found = halving.trial(configs, runs_dir) if halving else _trial(configs, runs_dir)
+        except Diverged as why:
+            found = {"diverged": str(why)}
         tried.append({"settings": settings, **found})
-        said = f"validation Acc {found['acc']:.2f}%" if "acc" in found else "dropped"
+        said = f"validation Acc {found['acc']:.2f}%" if "acc" in found else next(iter(found))
         progress.write(f"{method} {settings}: {said}")
     return tried
 
@@ -183,9 +209,11 @@ class Halving:
 
         try:
             found = _trial(configs, runs_dir, watch)
-        except Dropped:
+        except (Dropped, Diverged) as ended:
             for study, trial in zip(self.studies, asked, strict=True):
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            if isinstance(ended, Diverged):
+                raise
             return {"dropped": at}
         for study, trial, by in zip(self.studies, asked, CHOICES.values(), strict=True):
             study.tell(trial, found[by])

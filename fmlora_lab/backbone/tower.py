@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.sites import Prompts, Site
-from fmlora_lab.config import Backbone
+from fmlora_lab.config import Backbone, BadInput
 
 
 class Tower(nn.Module):
@@ -123,6 +123,8 @@ class Tower(nn.Module):
 
     def set_update(self, factors: Sequence[Factors | None], prompts: Prompts | None) -> None:
         """Give every site its factors for this step, and set the prompts."""
+        if len(factors) != len(self.sites):
+            raise BadInput(f"there are {len(factors)} factors for {len(self.sites)} sites")
         self.set_prompts(prompts)
         for site, update in zip(self.sites, factors, strict=True):
             site.factors, site.folded = update, None

@@ -81,7 +81,8 @@ def join_parameters(arguments: list[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         joined.append(word)
-        if word in ("-p", "--parameter") and len(rest) >= 2 and "=" not in rest[0]:
+        apart = len(rest) >= 2 and "=" not in rest[0] and not rest[1].startswith("--")
+        if word in ("-p", "--parameter") and apart:
             joined.append(f"{rest.pop(0)}={rest.pop(0)}")
     return joined
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fmlora_lab import progress
+from fmlora_lab.config import BadInput
 
 RunsDir = Annotated[
     Path | None, typer.Option(help="Where runs are stored; default $FMLORA_RUNS, else ./runs.")
@@ -69,7 +70,7 @@ def overrides_of(
     settings: list[str] | None = None,
 ) -> dict[str, Any]:
     """The overrides that these options stand for, without those left out."""
-    from fmlora_lab.profiles import parse_assignment, value_of
+    from fmlora_lab.profiles import assignments, value_of
 
     given = {
         "benchmark.data": data,
@@ -79,12 +80,18 @@ def overrides_of(
         "backbone.image_size": image_size,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    return given | dict(parse_assignment(text) for text in settings or [])
+    own = assignments(settings or [], "--set")
+    for key in given.keys() & own.keys():
+        raise BadInput(f"{key} is given twice, by an option of its own and by --set; allowed: once")
+    return given | own
 
 
-def tell_slurm(given: list[str] | None) -> None:
-    """Have these options of sbatch, KEY=VALUE, for sweeps of this process and those it starts."""
-    from fmlora_lab.profiles import parse_assignment
+def tell_slurm(given: list[str] | None, on: str | None) -> None:
+    """Have these options of sbatch, KEY=VALUE, for sweeps of this process and those it starts.
+    BadInput where they are not computed `on` Slurm."""
+    from fmlora_lab.profiles import assignments
 
     if given:
-        os.environ["FMLORA_SLURM"] = json.dumps(dict(parse_assignment(text) for text in given))
+        if (on or os.environ.get("FMLORA_ON")) != "slurm":
+            raise BadInput(f"--slurm is {given[0]!r}; it is for --on slurm")
+        os.environ["FMLORA_SLURM"] = json.dumps(assignments(given, "--slurm"))

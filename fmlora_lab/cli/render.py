@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fmlora_lab.cli import options
+from fmlora_lab.config import BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,11 +35,11 @@ def render_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Execute notebooks with papermill; figures, tables and the executed copy go to figures/."""
-    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.profiles import assignments
     from fmlora_lab.runs.sweep import launcher
 
-    values = dict(parse_assignment(text) for text in parameter or [])
-    options.tell_slurm(slurm)
+    values = assignments(parameter or [], "-p")
+    options.tell_slurm(slurm, on)
     if on is not None:
         launcher(on)  # which refuses what is unknown
         os.environ["FMLORA_ON"] = on  # for the notebooks' processes
@@ -55,7 +56,9 @@ def compare_command(
     ] = None,
     data: options.Data = None,
     tasks: options.Tasks = None,
-    orders: Annotated[int, typer.Option(min=1, help="Class orders, from 0 on.")] = 5,
+    orders: Annotated[
+        int | None, typer.Option(min=1, help="Class orders, from 0 on; 5 by default.")
+    ] = None,
     profile: options.ProfileName = "demo",
     preset: Annotated[
         str | None, typer.Option(help="fair (tuned), closed-form, paper or defaults.")
@@ -74,15 +77,31 @@ def compare_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
-    if stored is not None:
-        from fmlora_lab import load_runs
-        from fmlora_lab.runs.archive import collections
+    from fmlora_lab import load_runs
+    from fmlora_lab.methods.registry import METHODS
+    from fmlora_lab.runs.archive import collections
 
-        load_runs(collections().get(stored, stored))  # what cannot be read is refused at once
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
+    for name in sorted({"method", "method.name", "order_seed"} & overrides.keys()):
+        raise BadInput(f"{name} is what compare goes over; allowed: method names, and --orders")
+    if stored is not None:
+        there = {run.method_name for run in load_runs(collections().get(stored, stored))}
+        for name in methods or ():
+            if name not in there:
+                raise BadInput(
+                    f"{stored} has no runs of {name!r}; it has {', '.join(sorted(there))}"
+                )
+        asked = {"--orders": orders, "--benchmark": benchmark, **overrides}
+        if unused := [name for name, value in asked.items() if value is not None]:
+            raise BadInput(f"--stored computes nothing, so {unused[0]} is not for it")
+    if methods and all(n in METHODS and METHODS[n].record.one_task for n in methods):
+        raise BadInput(
+            f"{methods[0]} sees all tasks at once, so there is nothing to compare it with"
+        )
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
-    values: dict[str, Any] = {"profile": profile, "orders": orders, "overrides": overrides}
+    values: dict[str, Any] = {"profile": profile, "overrides": overrides}
     given = {"methods": methods or None, "benchmark": benchmark, "preset": preset, "stored": stored}
+    given |= {"orders": orders}
     values |= {name: value for name, value in given.items() if value is not None}
     _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)
 
@@ -140,14 +159,21 @@ def ship_command(
     """
     from fmlora_lab import load_runs
     from fmlora_lab.methods.registry import METHODS
-    from fmlora_lab.runs.archive import RESULTS, ship, shipped
+    from fmlora_lab.runs.archive import RESULTS, archived, ship, shipped
     from fmlora_lab.runs.stored import find_run, stored_run
 
+    if not collection or Path(collection).name != collection or collection.endswith(".zip"):
+        raise BadInput(
+            f"NAME is {collection!r}; allowed: a name without a folder, and without .zip"
+        )
+    path = (into or RESULTS) / f"{collection}.zip"
+    before = archived(path) if path.is_file() else {}
     asked = [stored_run(find_run(r, runs_dir)) for r in run_ids or []] or load_runs(runs_dir)
     new = [run for run in asked if not shipped(run.id)]
     read = {name: method.record.ships for name, method in METHODS.items()}
-    path = ship(new, (into or RESULTS) / f"{collection}.zip", read)
-    print(f"{len(new)} runs more in {path}, a row each in {path.with_suffix('.csv').name}")
+    ship(new, path, read)
+    more = len(archived(path)) - len(before)
+    print(f"{more} runs more in {path}, a row each in {path.with_suffix('.csv').name}")
 
 
 @app.command("examples")

@@ -54,8 +54,14 @@ def run_command(
     from fmlora_lab.training import distributed
 
     given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
+    if seed and "seed" in given:
+        raise BadInput("seed is given twice, by an option of its own and by --set; allowed: once")
     known = cast(Preset, preset)  # `configure` refuses any other
     config = configure(method, benchmark, profile, {"seed": seed} | given, known)
+    if config.method.name != method:
+        raise BadInput(
+            f"method is {method!r}, and --set makes it {config.method.name!r}; use --method"
+        )
     if show_config:
         print(config.model_dump_json(indent=2))
         return

@@ -33,8 +33,8 @@ def sweep_command(
         int | None, typer.Option(min=1, help="Processes; default one a GPU, or by --cores.")
     ] = None,
     cores: Annotated[
-        int, typer.Option(min=1, help="Cores, so threads, of a process on a CPU.")
-    ] = 1,
+        int | None, typer.Option(min=1, help="Cores, so threads, of a process on a CPU; 1.")
+    ] = None,
     retry: Annotated[int, typer.Option(min=0, help="Times that a run which died is begun.")] = 0,
     runs_dir: options.RunsDir = None,
     notebooks_dir: options.NotebooksDir = None,
@@ -42,17 +42,20 @@ def sweep_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Compute a grid's runs, or load those that are stored; what is done stays done."""
-    from fmlora_lab.profiles import parse_assignment
+    from fmlora_lab.profiles import assignments
     from fmlora_lab.runs.launch import processes
     from fmlora_lab.runs.sweep import RunsFailed, sweep
 
-    options.tell_slurm(slurm)
-    given = dict(parse_assignment(text) for text in parameter or [])
+    options.tell_slurm(slurm, on)
+    given = assignments(parameter or [], "-p")
     asked, where = _asked(what, given, runs_dir, notebooks_dir)
-    if on == "processes" or (on is None and workers is not None):
-        launcher = processes(workers, cores, retry)
+    if on == "processes" or (on is None and (workers or cores) is not None):
+        launcher = processes(workers, cores or 1, retry)
     else:
         launcher = on
+        for option, value in (("--workers", workers), ("--cores", cores)):
+            if value is not None:
+                raise BadInput(f"{option} is {value}; it is for --on processes")
     failed = []
     try:
         found = sweep(asked, where, launcher, retry=retry)

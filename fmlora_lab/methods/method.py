@@ -5,6 +5,7 @@ how it spends its epochs, its loss and its step if not the common ones, and what
 task begins and ends. The loop, the head, evaluation, checkpoints, logging and speed are the lab's.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -19,7 +20,7 @@ from fmlora_lab.backbone.low_rank import Factors
 from fmlora_lab.backbone.sites import Prompts
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Images
-from fmlora_lab.config import METHOD_LABELS, MethodLabel, MethodSettings
+from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel, MethodSettings
 from fmlora_lab.heads import TrainedHead
 
 Layer = Literal["attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"]
@@ -327,11 +328,16 @@ M = TypeVar("M", bound=Method)
 def register(settings: type[MethodSettings], **record: Any) -> Callable[[type[M]], type[M]]:
     """Make a method known by its settings' name: in `run`, the command line, tables, tests.
 
-    `record` are the fields of its `Record`.
+    `record` are the fields of its `Record`. BadInput for settings without a name, and for
+    a month that is none.
     """
+    name, since = settings.model_fields["name"].default, record.get("since", "")
+    if not isinstance(name, str):
+        raise BadInput(f'{settings.__name__} has no name; allowed: name: Literal["mine"] = "mine"')
+    if not re.fullmatch(r"(\d{4}-\d{2})?", since):
+        raise BadInput(f"since of {name!r} is {since!r}; allowed: a year and a month, 2026-11")
 
     def enter(method: type[M]) -> type[M]:
-        name = settings.model_fields["name"].default
         method.record = own = Record(name, **record)
         METHODS[name] = method
         METHOD_LABELS[name] = MethodLabel(own.title, own.family, own.updates, own.one_task)

@@ -3,7 +3,7 @@
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -157,12 +157,24 @@ def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
     config[leaf] = value
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     """("a.b", value) from "a.b=value"; the value is JSON where it can be, else the text."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise BadInput(f"--set {text!r} is no KEY=VALUE pair, such as method.basis_rank=32")
+        if option == "-p":
+            raise BadInput(f"-p {text!r} has no value; allowed: -p NAME VALUE")
+        raise BadInput(f"{option} {text!r} is no KEY=VALUE pair, such as method.basis_rank=32")
     return key, value_of(value)
+
+
+def assignments(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """What an option was given, pair by pair. BadInput for a key that is there twice."""
+    found: dict[str, Any] = {}
+    for key, value in (parse_assignment(text, option) for text in texts):
+        if key in found:
+            raise BadInput(f"{option} {key} is given twice; allowed: once")
+        found[key] = value
+    return found
 
 
 def value_of(text: str) -> Any:

@@ -79,11 +79,18 @@ def closing_lines(folder: Path | str) -> str:
     """What a reader wants last: a notebook's short table, if it made one, and what was written."""
     folder = Path(folder)
     lines = []
-    broken = any(failed(nbformat.read(path, 4)) for path in folder.glob("*.ipynb"))
-    if not broken and (table := read_table(folder)) is not None:
+    if all(map(ended, folder.glob("*.ipynb"))) and (table := read_table(folder)) is not None:
         lines += [to_text(table), ""]
     files = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
     return "\n".join([*lines, *map(str, files)])
+
+
+def ended(executed: Path) -> bool:
+    """Whether an executed notebook came to its end; one that is damaged did not."""
+    try:
+        return not failed(read(executed))
+    except BadInput:
+        return False
 
 
 def select(names: Sequence[str], notebooks_dir: Path | str | None = None) -> list[Path]:

@@ -8,17 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from fmlora_lab import progress
 from fmlora_lab.files import check_writable
 from fmlora_lab.render.notebooks import (
     OneOfTwo,
     OwnPython,
     check,
+    ended,
     execute,
-    failed,
     fill,
+    read,
     select,
     short_name,
     write,
@@ -88,9 +87,7 @@ def _execute(planned: Asked, place: str, kernel: type[OwnPython] = OwnPython) ->
 
 
 def _rendered(copy: Path, filled: Mapping[str, Any]) -> bool:
-    """Whether this executed copy came to its end with these parameters."""
-    if not copy.exists():
+    """Whether this executed copy came to its end with these parameters; a damaged one did not."""
+    if not copy.exists() or not ended(copy):
         return False
-    notebook = nbformat.read(copy, 4)
-    done = notebook.metadata.get("papermill", {}).get("parameters") == dict(filled)
-    return done and not failed(notebook)
+    return read(copy).metadata.get("papermill", {}).get("parameters") == dict(filled)

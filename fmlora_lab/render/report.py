@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from nbconvert.filters.markdown import markdown2html
@@ -16,7 +15,7 @@ from nbformat import NotebookNode
 from fmlora_lab.analysis.tables import read_table
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import write_atomically
-from fmlora_lab.render.notebooks import failed
+from fmlora_lab.render.notebooks import failed, read
 
 KINDS = {
     "csv": "text/csv",
@@ -44,7 +43,7 @@ def report(figures_dir: Path | str, out: Path | str) -> Path:
 
 def _part(notebook: Path) -> dict[str, Any]:
     """What the page shows of one notebook: an explorer has no table and no provenance."""
-    folder, executed = notebook.parent, nbformat.read(notebook, 4)
+    folder, executed = notebook.parent, read(notebook)
     answer, source = folder / "answer.md", folder / "provenance.json"
     text = answer.read_text("utf-8") if answer.exists() else f"{_first_line(executed)}\n"
     title, _, said = text.partition("\n")
@@ -57,15 +56,22 @@ def _part(notebook: Path) -> dict[str, Any]:
         "pictures": _pictures(folder, executed),
         "table": None if table is None else table.rename_axis(index=None).to_html(border=0),
         "table_files": _files(folder, folder.name, ("csv", "tex", "md")),
-        "source": json.loads(source.read_text("utf-8")) if source.exists() else None,
+        "source": _json(source) if source.exists() else None,
     }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); render its notebook again") from error
 
 
 def _pictures(folder: Path, notebook: NotebookNode) -> list[dict[str, Any]]:
     """Every figure in the notebook's order, with its title and how to read it; those of an
     explorer, of which no list was published, by their names."""
     listed = folder / "figures.json"
-    about = json.loads(listed.read_text("utf-8")) if listed.exists() else {}
+    about = _json(listed) if listed.exists() else {}
     stems = list(about) or sorted(path.stem for path in folder.glob("*.png"))
     places = readings(notebook, len(about)) or [(0, "")] * len(stems)
     found: list[dict[str, Any]] = []

@@ -154,7 +154,8 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
     them; returns its path. The same runs give the same bytes.
 
     `read` names, by method, the arrays of a task's record that go with it; of paths in
-    configurations only the last part is kept.
+    configurations only the last part is kept. BadInput where there is no run, and where the CSV
+    would take the place of another file.
     """
     entries: dict[str, bytes] = {}
     everything = {run.id: run for run in runs}
@@ -162,6 +163,10 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
         from fmlora_lab.runs.stored import Run
 
         everything = {name: Run(f) for name, f in archived(archive).items()} | everything
+    elif there(archive.with_suffix(".csv")):
+        raise BadInput(f"{archive.with_suffix('.csv')} is there, and is not of a collection")
+    if not everything:
+        raise BadInput(f"there are no complete runs to go into {archive}")
     for run in everything.values():
         opens = read.get(run.method_name, ())
         entries |= {f"{run.id}/{name}": content for name, content in _parts(run, opens)}

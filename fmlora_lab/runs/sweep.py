@@ -61,9 +61,9 @@ def grid(
     An axis is a value or several: `method`; a field of the configuration (`seed`), of its
     benchmark (`tasks`) or training (`head`); any dotted setting, `**{"method.rank": [4, 8]}`; or
     named variants, a dictionary from labels to dotted overrides, under a name of its own. `stream`
-    is one of the profile's, `benchmark` another in its place; `overrides` hold for all; `preset`
-    says where settings come from (`configure`). Each run's labels are its values: `method` first,
-    `seed` last, both always there. Grids are lists: add them up.
+    is one of the profile's, `benchmark` another in its place; `overrides` hold for all, but for
+    what an axis gives; `preset` says where settings come from (`configure`). Each run's labels are
+    its values: `method` first, `seed` last, both always there. Grids are lists: add them up.
 
     BadInput for a setting that is not there or a value that is not allowed.
     """
@@ -72,15 +72,21 @@ def grid(
             raise BadInput(f"{name} is {value!r}; a grid is of one, but grids can be added up")
     on, where = (benchmark, {}) if benchmark else stream_of(profile, stream)
     always = {"method": "fm-lora", "seed": 0}
+    left_out = always.keys() - axes.keys()
     axes = {name: value for name, value in always.items() if name not in axes} | axes
     every = {name: _values(name, values) for name, values in axes.items()}
     found = []
     for point in product(*(values.items() for values in every.values())):
         labels = {name: label for name, (label, _) in zip(every, point, strict=True)}
-        settings = {**where, **dotted(overrides)}
+        of_axes: dict[str, Any] = {}
         for name, (_, value) in zip(every, point, strict=True):
-            if name != "method":
-                settings |= value if isinstance(value, Mapping) else {_dotted(name, on): value}
+            if name == "method" or name in left_out:
+                continue
+            own = value if isinstance(value, Mapping) else {_dotted(name, on): value}
+            for key in own.keys() & of_axes.keys():
+                raise BadInput(f"two axes of the grid give {key}, {name!r} among them")
+            of_axes |= own
+        settings = {**where, **dotted(overrides), **of_axes}
         config = configure(labels["method"], on, profile, settings, preset)
         ends = {name: labels.pop(name) for name in always}
         for name, value in (("method", config.method.name), ("seed", config.seed)):
@@ -156,7 +162,7 @@ def read_grid(path: Path) -> list[Asked]:
         with naming(path):
             text = path.read_text("utf-8-sig")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     entries = found.get("runs") if isinstance(found, dict) else found
     if not isinstance(entries, list) or not entries:
@@ -247,7 +253,8 @@ def launcher(
     if workers is not None and on not in (None, "processes"):
         raise BadInput(f"workers is {workers}; they are for on='processes'")
     if on is None:
-        on = os.environ.get("FMLORA_ON") or ("here" if workers in (None, 1) else "processes")
+        alone = workers is None or (workers == 1 and not retry)
+        on = os.environ.get("FMLORA_ON") or ("here" if alone else "processes")
     if callable(on):
         return on
     known = {
@@ -257,6 +264,8 @@ def launcher(
     }
     if not isinstance(on, str) or on not in known:
         raise BadInput(f"on is {on!r}; allowed: {', '.join(known)}")
+    if retry and on == "here":
+        raise BadInput(f"retry is {retry}; it is for on='processes' and on='slurm'")
     return known[on]()
 
 
@@ -267,7 +276,11 @@ def _of_slurm(asked: Iterable[Asked]) -> dict[str, Any]:
     tables = [profile_named(name).get("slurm", {}) for name in names]
     if any(table != tables[0] for table in tables):
         raise BadInput(f"the profiles {', '.join(names)} differ in [slurm]; sweep them apart")
-    return {**(tables[0] if tables else {}), **json.loads(os.environ.get("FMLORA_SLURM", "{}"))}
+    given = os.environ.get("FMLORA_SLURM", "{}")
+    try:
+        return {**(tables[0] if tables else {}), **json.loads(given)}
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"FMLORA_SLURM is {given!r}; allowed: a JSON object of options") from error
 
 
 def _several(runs: Any) -> Iterable[Asked | RunConfig]:

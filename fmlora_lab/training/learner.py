@@ -153,6 +153,10 @@ class Learner:
             told = self._paired if self.model.reads_text else self._told_apart
             told_apart = told(features, onto(self.device, images.labels))
             loss = self.method.loss(Batch(features, *told_apart, query, share))
+        if not isinstance(loss, Tensor) or loss.ndim:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            name = self.config.method.name
+            raise BadInput(f"{name}.loss gives {found}; allowed: a tensor of one number")
         return loss if share == 1 else share * loss
 
     def _paired(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

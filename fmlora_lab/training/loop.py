@@ -15,7 +15,7 @@ from fmlora_lab import progress, stopping
 from fmlora_lab.backbone.device import keep_memory, memory_suffices, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
-from fmlora_lab.config import RunConfig
+from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.heads import TrainedHead
 from fmlora_lab.interrupts import Stopped
 from fmlora_lab.methods.method import TaskInfo
@@ -49,6 +49,10 @@ class Position:
     seconds: float = 0.0
     training_seconds: float = 0.0
     heads_seconds: float = 0.0
+
+
+class Diverged(BadInput):
+    """A loss that is no number any more: with these settings the run comes to nothing."""
 
 
 class Keeper(Protocol):
@@ -206,6 +210,12 @@ class Trainer:
         for epoch in range(self.at.epoch, run.stage.epochs):
             began = time.perf_counter()
             loss = run.epoch(epoch, bar)
+            if loss is not None and not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss of {self.config.method.name} is {loss} in epoch {epoch + 1} of task "
+                    f"{run.task.index + 1}: it diverged; allowed: lower rates, such as method.lr "
+                    "and training.lr_head"
+                )
             now = time.perf_counter()
             self.at.images += run.images_in(epoch)
             self.at.training_seconds += now - began

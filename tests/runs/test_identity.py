@@ -100,6 +100,7 @@ def test_a_name_is_that_of_the_run_and_nothing_is_read_for_it(own, tmp_path, rea
 def test_runs_that_came_with_the_lab_are_found_without_reading_anything(tmp_path, reads_nothing):
     methods = ["fm-lora", "prototypes"]
     asked = grid("demo", method=methods, order_seed=range(4))
+    forget()  # what was noted in another test's cache
     identity(asked[0].config)  # the backbone's fingerprint is noted once
     reads_nothing()
     found = sweep(asked, tmp_path)

@@ -1,0 +1,127 @@
+"""What cannot be meant, or would be dropped without a word, is refused in one sentence."""
+
+import json
+
+import pytest
+
+from fmlora_lab import grid, sweep
+from fmlora_lab.config import BadInput, MethodSettings
+from fmlora_lab.methods.low_rank.lora import LoRASettings
+from fmlora_lab.methods.registry import METHODS, register
+from fmlora_lab.runs.archive import ship
+from fmlora_lab.runs.claim import Claim
+from fmlora_lab.runs.sweep import launcher, load_frame, read_grid
+from fmlora_lab.training.loop import Diverged
+from fmlora_lab.tuning import tune
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--tasks", 7, "--set", "benchmark.tasks=3"), "benchmark.tasks is given twice"),
+        (("run", "--seed", 1, "--set", "seed=0"), "seed is given twice"),
+        (("run", "--set", "method.lr=1", "--set", "method.lr=2"), "--set method.lr is given twice"),
+        (("run", "--method", "lora", "--set", "method=full"), "method is 'lora', and --set makes"),
+        (("run", "--set", "training.lr_head=1e999"), "training.lr_head is inf"),
+        (("render", "all_methods", "-p", "orders", 1, "-p", "orders", 2), "-p orders is given"),
+        (("render", "all_methods", "-p", "orders"), "-p 'orders' has no value"),
+        (("render", "all_methods", "-p", "profile", "--quiet"), "-p 'profile' has no value"),
+        (("render", "all_methods", "--slurm", "time=1"), "--slurm is 'time=1'; it is for --on"),
+        (("compare", "--set", "order_seed=7"), "order_seed is what compare goes over"),
+        (("compare", "--set", "method=lora"), "method is what compare goes over"),
+        (("compare", "joint"), "joint sees all tasks at once"),
+        (("compare", "--stored", "glyphs-10", "--orders", 1), "so --orders is not for it"),
+        (("compare", "--stored", "glyphs-10", "--tasks", 7), "so benchmark.tasks is not for it"),
+        (("compare", "lora", "nosuch", "--stored", "glyphs-10"), "has no runs of 'nosuch'; it has"),
+        (("tune", "log.json", "--set", "method=lora"), "method is the procedure's own here"),
+        (("ship", ""), "NAME is ''"),
+        (("ship", "mine.zip"), "NAME is 'mine.zip'"),
+        (("ship", "../mine"), "NAME is '../mine'"),
+        (("ship", "mine", "--into", "."), "there are no complete runs"),
+    ],
+)
+def test_the_command_line_says_what_contradicts(call, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*words)
+    assert code == 2 and said in err and "Traceback" not in err and out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--on", "here", "--workers", 2), "--workers is 2; it is for --on processes"),
+        (("--on", "slurm", "--cores", 4), "--cores is 4; it is for --on processes"),
+        (("--on", "here", "--slurm", "partition=gpu"), "--slurm is 'partition=gpu'"),
+        (("--on", "here", "--retry", 2), "retry is 2; it is for on='processes'"),
+    ],
+)
+def test_a_sweep_refuses_options_of_another_place(call, tmp_path, words, said):
+    file = tmp_path / "grid.json"
+    file.write_text(json.dumps([{"profile": "smoke", "method": "prototypes"}]))
+    code, out, err = call("sweep", file, *words, "--runs-dir", tmp_path / "runs")
+    assert code == 2 and said in err and out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["partition=gpu", "[1]"])
+def test_options_of_slurm_that_are_no_object_are_named(monkeypatch, text):
+    monkeypatch.setenv("FMLORA_SLURM", text)
+    with pytest.raises(BadInput, match=r"FMLORA_SLURM is .*; allowed: a JSON object"):
+        launcher("slurm")
+
+
+def test_a_file_nested_beyond_reading_is_named(tmp_path):
+    file = tmp_path / "grid.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(BadInput, match=r"grid\.json cannot be read"):
+        read_grid(file)
+
+
+def test_two_axes_of_one_setting_are_refused():
+    variants = {"fifth": {"order_seed": 5}}
+    with pytest.raises(BadInput, match="two axes of the grid give order_seed, 'variant' among"):
+        grid("smoke", method="lora", order_seed=[0], variant=variants)
+
+
+def test_a_name_that_is_taken_by_another_module_is_refused():
+    before = MethodSettings.known["lora"], METHODS["lora"]
+    with pytest.raises(BadInput, match=r"low_rank\.lora has a method 'lora' already; give the one"):
+        type("Mine", (LoRASettings,), {"__module__": "mine", "__qualname__": "Mine"})
+    assert (MethodSettings.known["lora"], METHODS["lora"]) == before
+
+
+def test_a_record_that_tables_cannot_place_is_refused():
+    settings = type("Mine", (LoRASettings,), {"__module__": LoRASettings.__module__})
+    with pytest.raises(BadInput, match="since of 'lora' is 'June 2021'; allowed: a year and a"):
+        register(settings, title="mine", family="others", what="a toy", since="June 2021")
+    with pytest.raises(BadInput, match="MethodSettings has no name; allowed"):
+        register(MethodSettings, title="mine", family="others", what="a toy")
+
+
+def test_a_log_that_another_process_writes_is_not_written(tmp_path):
+    log = tmp_path / "log.json"
+    with (
+        Claim(tmp_path / "log.json.claim").acquire(),
+        pytest.raises(BadInput, match=r"another process is tuning into .*log\.json; give a file"),
+    ):
+        tune(log, ["linear-probe"], "smoke", 1, tmp_path / "runs")
+    assert not log.exists()
+
+
+def test_a_collection_does_not_take_the_place_of_a_users_table(tmp_path):
+    (tmp_path / "table.csv").write_text("a,b")
+    runs = load_frame("glyphs-10", ["prototypes"]).run
+    with pytest.raises(BadInput, match=r"table\.csv is there, and is not of a collection"):
+        ship(runs, tmp_path / "table.zip", {})
+    assert (tmp_path / "table.csv").read_text() == "a,b"
+
+
+@pytest.mark.train
+def test_a_loss_that_diverges_is_named_and_no_result(tmp_path):
+    asked = grid("smoke", method="linear-probe", overrides={"training.lr_head": 1e38})
+    with pytest.raises(Diverged, match=r"the loss of linear-probe is .* in epoch 1 of task"):
+        sweep(asked, tmp_path)
+    assert not list(tmp_path.glob("*/result.json"))
