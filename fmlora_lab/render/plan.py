@@ -19,6 +19,7 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
+from fmlora_lab import progress
 from fmlora_lab.config import BadInput, validated
 from fmlora_lab.render.notebooks import read, short_name
 from fmlora_lab.runs import planning
@@ -112,7 +113,8 @@ def _apart(
         pool = ProcessPoolExecutor(1, get_context("spawn"), _begin_as_a_kernel)
         try:
             jobs = {k: pool.submit(learn, str(asked[k][0]), dict(asked[k][1])) for k in left}
-            for k, job in jobs.items():
+            bar = progress.bar(jobs.items(), desc="planning", unit="notebook", leave=False)
+            for k, job in bar:
                 left.remove(k)
                 found[k] = None
                 found[k] = job.result()

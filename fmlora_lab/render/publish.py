@@ -23,7 +23,7 @@ PACKAGES = ("fmlora-lab", "torch", "timm", "numpy", "pandas", "matplotlib")
 def publish(
     folder: Path | str,
     found: pd.DataFrame,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Figure | None],
     table: pd.DataFrame,
     title: str,
     question: str,
@@ -39,11 +39,12 @@ def publish(
     `found` with all its numbers, unrounded; `answer.md` the answer under title and question;
     `results.json` the `numbers` that another program may read; `provenance.json`, written last,
     says which runs they are of and what computed them. Figures go by their names, in PNG, SVG and
-    PDF; `figures.json` has the title and the width of each, in their order.
+    PDF, those that are None left out; `figures.json` has the title and the width of each, in their order.
     """
     folder = Path(folder)
     name = folder.name
-    written = [path for stem, f in figures.items() for path in plots.save(f, folder, stem)]
+    drawn = {stem: figure for stem, figure in figures.items() if figure is not None}
+    written = [path for stem, f in drawn.items() for path in plots.save(f, folder, stem)]
     texts = {
         f"{name}.csv": table.to_csv(),
         f"{name}.md": to_markdown(table),
@@ -51,7 +52,7 @@ def publish(
         or to_latex(table, question, f"tab:{name}", width=width, over=draws_said(found)),
         "runs.csv": found.to_csv(index=False),
         "answer.md": f"# {title}\n\n**{question}**\n\n{answer}\n",
-        "figures.json": as_json({stem: _about(figure) for stem, figure in figures.items()}),
+        "figures.json": as_json({stem: _about(figure) for stem, figure in drawn.items()}),
         "results.json": as_json(numbers),
         "provenance.json": as_json(provenance(name, found)),
     }

@@ -1,15 +1,17 @@
 """What cannot be meant, or would be dropped without a word, is refused in one sentence."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from fmlora_lab import grid, sweep
+from fmlora_lab import grid, sweep, tuning
 from fmlora_lab.config import BadInput, MethodSettings
 from fmlora_lab.methods.low_rank.lora import LoRASettings
 from fmlora_lab.methods.registry import METHODS, register
 from fmlora_lab.runs.archive import ship
 from fmlora_lab.runs.claim import Claim
+from fmlora_lab.runs.pool import Pool
 from fmlora_lab.runs.sweep import launcher, load_frame, read_grid
 from fmlora_lab.training.loop import Diverged
 from fmlora_lab.tuning import tune
@@ -109,6 +111,33 @@ def test_a_log_that_another_process_writes_is_not_written(tmp_path):
     ):
         tune(log, ["linear-probe"], "smoke", 1, tmp_path / "runs")
     assert not log.exists()
+
+
+def test_a_process_of_a_tuning_that_dies_is_told_in_one_sentence(tmp_path, monkeypatch):
+    class Died(Pool):
+        def map(self, *_, **__):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(tuning, "Pool", Died)
+    with pytest.raises(BadInput, match=r"a process of the tuning died, .* its runs are stored"):
+        tune(tmp_path / "log.json", ["lora", "full"], "smoke", 1, tmp_path / "runs", workers=2)
+
+
+def test_trials_that_diverged_are_not_chosen(tmp_path, monkeypatch):
+    def diverge(configs, *_):
+        if configs[0].method.rank != 8:
+            raise Diverged("the loss is nan")
+        scores = dict.fromkeys(("acc", "learning_accuracy", "forgetting", "seconds"), 1.0)
+        return {**scores, "closed_form": "ridge", "acc_closed_form": 1.0}
+
+    monkeypatch.setattr(tuning, "_trial", diverge)
+    log = tune(tmp_path / "log.json", ["lora"], "demo", 8, None)["methods"]["lora"]
+    told = {t["settings"].get("method.rank", 8): t.get("diverged") for t in log["trials"]}
+    assert told.pop(8) is None and set(told.values()) == {"the loss is nan"}
+    assert log["chosen"].get("method.rank", 8) == 8
+    monkeypatch.setattr(tuning, "_trial", lambda *_: (_ for _ in ()).throw(Diverged("it is nan")))
+    with pytest.raises(BadInput, match="no trial of full came to its end: it is nan"):
+        tune(tmp_path / "log.json", ["full"], "demo", 8, None)
 
 
 def test_a_collection_does_not_take_the_place_of_a_users_table(tmp_path):

@@ -25,7 +25,7 @@ def published(folder, found, **more):
     return publish(
         folder,
         found,
-        figures={"picture": picture},
+        figures={"picture": picture, "left_out": None},
         table=table,
         title="A title",
         question="Is it so?",

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.render.notebooks import OWN
+from fmlora_lab.render.notebooks import OWN, closing_lines, ended
 from fmlora_lab.render.report import readings, report
 
 pytestmark = pytest.mark.unit
@@ -92,4 +92,29 @@ def test_every_figure_of_the_labs_notebooks_says_how_to_read_it(path):
 
 def test_nothing_rendered_is_said(tmp_path):
     with pytest.raises(BadInput, match="fmlora-lab render all"):
+        report(tmp_path, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("content", ["{", '{"nbformat": 4}', "[]"])
+def test_a_damaged_copy_is_named_and_counts_as_not_rendered(tmp_path, content):
+    copy = tmp_path / "study" / "20_study.ipynb"
+    copy.parent.mkdir()
+    copy.write_text(content)
+    with pytest.raises(BadInput, match=r"20_study\.ipynb is no notebook that can be read"):
+        report(tmp_path, tmp_path / "report.html")
+    assert not ended(copy) and not (tmp_path / "report.html").exists()
+    (copy.parent / "study.csv").write_text("method,acc\nstale,1\n")
+    assert "stale" not in closing_lines(copy.parent)
+
+
+@pytest.mark.parametrize("name", ["figures.json", "provenance.json"])
+def test_a_damaged_list_is_named(tmp_path, name):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A study")]),
+        folder / "20_study.ipynb",
+    )
+    (folder / name).write_text("{")
+    with pytest.raises(BadInput, match=rf"{name} is damaged .*; render its notebook again"):
         report(tmp_path, tmp_path / "report.html")
