@@ -22,7 +22,7 @@ def modules_to_import(configs: Iterable[RunConfig], by_script: bool) -> list[str
     """
     configs = list(configs)
     known: dict[str, dict[str, Any]] = {
-        "method": {name: method for name, method in METHODS.items()},
+        "method": dict(METHODS),
         "head": {**TRAINED, **BANKS},
         "backbone": {name: loader.load for name, loader in TOWERS.items()},
     }
