@@ -39,7 +39,8 @@ def publish(
     `found` with all its numbers, unrounded; `answer.md` the answer under title and question;
     `results.json` the `numbers` that another program may read; `provenance.json`, written last,
     says which runs they are of and what computed them. Figures go by their names, in PNG, SVG and
-    PDF, those that are None left out; `figures.json` has the title and the width of each, in their order.
+    PDF, those that are None left out; `figures.json` has the title and the width of each, in their
+    order.
     """
     folder = Path(folder)
     name = folder.name
