@@ -168,13 +168,9 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
 
 
 def assignments(texts: Iterable[str], option: str) -> dict[str, Any]:
-    """What an option was given, pair by pair. BadInput for a key that is there twice."""
-    found: dict[str, Any] = {}
-    for key, value in (parse_assignment(text, option) for text in texts):
-        if key in found:
-            raise BadInput(f"{option} {key} is given twice; allowed: once")
-        found[key] = value
-    return found
+    """What an option was given, pair by pair; of a key that is there twice the last, as on command
+    lines."""
+    return dict(parse_assignment(text, option) for text in texts)
 
 
 def value_of(text: str) -> Any:

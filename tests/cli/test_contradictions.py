@@ -24,10 +24,8 @@ pytestmark = pytest.mark.unit
     [
         (("run", "--tasks", 7, "--set", "benchmark.tasks=3"), "benchmark.tasks is given twice"),
         (("run", "--seed", 1, "--set", "seed=0"), "seed is given twice"),
-        (("run", "--set", "method.lr=1", "--set", "method.lr=2"), "--set method.lr is given twice"),
         (("run", "--method", "lora", "--set", "method=full"), "method is 'lora', and --set makes"),
         (("run", "--set", "training.lr_head=1e999"), "training.lr_head is inf"),
-        (("render", "all_methods", "-p", "orders", 1, "-p", "orders", 2), "-p orders is given"),
         (("render", "all_methods", "-p", "orders"), "-p 'orders' has no value"),
         (("render", "all_methods", "-p", "profile", "--quiet"), "-p 'profile' has no value"),
         (("render", "all_methods", "--slurm", "time=1"), "--slurm is 'time=1'; it is for --on"),
