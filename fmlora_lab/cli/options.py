@@ -68,6 +68,7 @@ def overrides_of(
     weights: Path | None = None,
     image_size: int | None = None,
     settings: list[str] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """The overrides that these options stand for, without those left out."""
     from fmlora_lab.profiles import assignments, value_of
@@ -78,6 +79,7 @@ def overrides_of(
         "backbone.name": backbone,
         "backbone.weights": weights,
         "backbone.image_size": image_size,
+        "seed": seed,
     }
     given = {key: value for key, value in given.items() if value is not None}
     own = assignments(settings or [], "--set")

@@ -77,14 +77,13 @@ def compare_command(
     quiet: options.Quiet = False,
 ) -> None:
     """Every method on one stream, by notebook 30: table, and figures of what accuracy costs."""
-    from fmlora_lab import load_runs
-    from fmlora_lab.methods.registry import METHODS
-    from fmlora_lab.runs.archive import collections
-
     overrides = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
     for name in sorted({"method", "method.name", "order_seed"} & overrides.keys()):
         raise BadInput(f"{name} is what compare goes over; allowed: method names, and --orders")
     if stored is not None:
+        from fmlora_lab import load_runs
+        from fmlora_lab.runs.archive import collections
+
         there = {run.method_name for run in load_runs(collections().get(stored, stored))}
         for name in methods or ():
             if name not in there:
@@ -94,14 +93,17 @@ def compare_command(
         asked = {"--orders": orders, "--benchmark": benchmark, **overrides}
         if unused := [name for name, value in asked.items() if value is not None]:
             raise BadInput(f"--stored computes nothing, so {unused[0]} is not for it")
-    if methods and all(n in METHODS and METHODS[n].record.one_task for n in methods):
-        raise BadInput(
-            f"{methods[0]} sees all tasks at once, so there is nothing to compare it with"
-        )
+    if methods:
+        from fmlora_lab.methods.registry import METHODS  # here, since it brings torch
+
+        if all(name in METHODS and METHODS[name].record.one_task for name in methods):
+            raise BadInput(
+                f"{methods[0]} sees all tasks at once, so there is nothing to compare it with"
+            )
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values: dict[str, Any] = {"profile": profile, "overrides": overrides}
     given = {"methods": methods or None, "benchmark": benchmark, "preset": preset, "stored": stored}
-    given |= {"orders": orders}
+    given["orders"] = orders
     values |= {name: value for name, value in given.items() if value is not None}
     _render(["all_methods"], values, runs_dir, figures_dir, notebooks_dir)
 

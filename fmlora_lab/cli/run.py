@@ -19,7 +19,7 @@ def run_command(
     benchmark: options.BenchmarkName = "glyphs",
     data: options.Data = None,
     tasks: options.Tasks = None,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the training; 0 by default.")] = None,
     profile: options.ProfileName = "demo",
     preset: Annotated[
         str,
@@ -53,11 +53,9 @@ def run_command(
     from fmlora_lab.runs.run import find_stored, follow, run
     from fmlora_lab.training import distributed
 
-    given = options.overrides_of(data, tasks, backbone, weights, image_size, set_)
-    if seed and "seed" in given:
-        raise BadInput("seed is given twice, by an option of its own and by --set; allowed: once")
+    given = options.overrides_of(data, tasks, backbone, weights, image_size, set_, seed)
     known = cast(Preset, preset)  # `configure` refuses any other
-    config = configure(method, benchmark, profile, {"seed": seed} | given, known)
+    config = configure(method, benchmark, profile, given, known)
     if config.method.name != method:
         raise BadInput(
             f"method is {method!r}, and --set makes it {config.method.name!r}; use --method"

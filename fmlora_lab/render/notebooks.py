@@ -85,12 +85,13 @@ def closing_lines(folder: Path | str) -> str:
     return "\n".join([*lines, *map(str, files)])
 
 
-def ended(executed: Path) -> bool:
-    """Whether an executed notebook came to its end; one that is damaged did not."""
+def ended(executed: Path) -> NotebookNode | None:
+    """An executed notebook that came to its end; None for one that did not, or is damaged."""
     try:
-        return not failed(read(executed))
+        notebook = read(executed)
     except BadInput:
-        return False
+        return None
+    return None if failed(notebook) else notebook
 
 
 def select(names: Sequence[str], notebooks_dir: Path | str | None = None) -> list[Path]:

@@ -17,7 +17,6 @@ from fmlora_lab.render.notebooks import (
     ended,
     execute,
     fill,
-    read,
     select,
     short_name,
     write,
@@ -88,6 +87,7 @@ def _execute(planned: Asked, place: str, kernel: type[OwnPython] = OwnPython) ->
 
 def _rendered(copy: Path, filled: Mapping[str, Any]) -> bool:
     """Whether this executed copy came to its end with these parameters; a damaged one did not."""
-    if not copy.exists() or not ended(copy):
+    notebook = ended(copy) if copy.exists() else None
+    if notebook is None:
         return False
-    return read(copy).metadata.get("papermill", {}).get("parameters") == dict(filled)
+    return notebook.metadata.get("papermill", {}).get("parameters") == dict(filled)

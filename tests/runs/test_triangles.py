@@ -5,6 +5,8 @@ import pytest
 
 from fmlora_lab.runs.triangles import UPPER, folded, folded_arrays, unfolded, unfolded_arrays
 
+pytestmark = pytest.mark.unit
+
 TABLE = [[1.0, 2.5, None], [2.5, 0, "x"], [None, "x", 3]]
 CONTENT = {
     "of": {"a": TABLE, "b": [[7.0]]},
