@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmlora_lab import configure, identity, run, sweep
+from fmlora_lab import configure, grid, identity, run, sweep
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.methods.method import TaskInfo
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs.folder import RunFolder
 from fmlora_lab.seeds import generator
 from fmlora_lab.training.learner import Learner
+from fmlora_lab.training.loop import Diverged
 
 pytestmark = pytest.mark.train
 
@@ -324,3 +325,10 @@ def test_a_launcher_of_ones_own_computes_a_sweeps_runs(tiny_config, tmp_path):
     assert [stored.id for stored in found.run] == [identity(config) for config in configs]
     here = sweep(configs, tmp_path / "here")
     assert list(here.acc) == list(found.acc) and list(here.forgetting) == list(found.forgetting)
+
+
+def test_a_loss_that_diverges_is_named_and_no_result(tmp_path):
+    asked = grid("smoke", method="linear-probe", overrides={"training.lr_head": 1e38})
+    with pytest.raises(Diverged, match=r"the loss of linear-probe is .* in epoch 1 of task"):
+        sweep(asked, tmp_path)
+    assert not list(tmp_path.glob("*/result.json"))
