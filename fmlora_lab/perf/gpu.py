@@ -100,7 +100,7 @@ def flops_an_image(backbone: Backbone, device: torch.device) -> int:
 
 def one_epoch(backbone: Backbone, batch_size: int, sizes: dict[str, int]) -> dict[str, Any]:
     """FM-LoRA over random images, an epoch a task, with all heads: seconds, and an estimate for
-    `EPOCHS` epochs from how much of them was training."""
+    `EPOCHS` epochs. Its selector's preliminary epoch is one a task then too."""
     model = load_tower(backbone)
     config = RunConfig.model_validate(
         {
@@ -113,6 +113,7 @@ def one_epoch(backbone: Backbone, batch_size: int, sizes: dict[str, int]) -> dic
     measured = Trainer(config, stream, model, Nowhere()).run()
     whole = sum(sizes[part] for part in ("train", "test"))
     training, seconds = measured["training_seconds"], measured["seconds"]
+    epoch = training * sizes["train"] / measured["images"]
     return {
         **sizes,
         "images": whole,
@@ -120,7 +121,7 @@ def one_epoch(backbone: Backbone, batch_size: int, sizes: dict[str, int]) -> dic
         "training_seconds": round(training, 1),
         "heads_seconds": round(measured["heads_seconds"], 1),
         "images_per_second": round(measured["images"] / training),
-        "minutes_of_30_epochs": round((seconds + (EPOCHS - 1) * training) / 60, 1),
+        "minutes_of_30_epochs": round((seconds + (EPOCHS - 1) * epoch) / 60, 1),
     }
 
 
