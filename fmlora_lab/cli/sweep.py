@@ -91,8 +91,6 @@ def _asked(
         if given:
             raise BadInput(f"{what} is no notebook, so it takes no parameter {next(iter(given))!r}")
         return read_grid(path), runs_dir
-    if path.suffix == ".ipynb" and path.is_file():
-        notebooks_dir = path.parent
     (path,) = select([what], notebooks_dir)
     check([path], [*given, *(["runs_dir"] if runs_dir is not None else [])])
     filled = fill(path, given, runs_dir, Path("figures", short_name(path)).absolute())

@@ -95,22 +95,43 @@ def ended(executed: Path) -> NotebookNode | None:
 
 
 def select(names: Sequence[str], notebooks_dir: Path | str | None = None) -> list[Path]:
-    """The notebooks that `names` name; for `all`, those that take parameters, by their numbers.
+    """The notebooks that `names` name, or files of one's own; for `all`, those that take
+    parameters, by their numbers.
 
     A lesson takes none: it is there to be worked through and leaves no results. Notebooks are
-    looked for in ./notebooks, else among the lab's own.
+    looked for in ./notebooks, else among the lab's own. BadInput for a name that is nothing's, or
+    of two, and for two whose results would go to one folder.
     """
     if notebooks_dir is None:
         notebooks_dir = Path("notebooks") if Path("notebooks").is_dir() else OWN
     known = sorted(Path(notebooks_dir).glob("*.ipynb"))
-    by_name = {name: path for path in known for name in (short_name(path), path.stem, path.name)}
     if list(names) == ["all"] and known:
-        return [path for path in known if takes_parameters(path)]
-    for name in names:
-        if Path(name).name not in by_name:
-            listed = ", ".join(path.stem for path in known) or f"none in {notebooks_dir}"
-            raise BadInput(f"there is no notebook {name!r}; known: {listed}")
-    return [by_name[Path(name).name] for name in names]
+        found = [path for path in known if takes_parameters(path)]
+    else:
+        found = [_named(name, known, notebooks_dir) for name in names]
+    by_folder: dict[str, Path] = {}
+    for path in found:
+        if by_folder.setdefault(short_name(path), path) != path:
+            raise BadInput(
+                f"results of {by_folder[short_name(path)]} and {path} would go to one folder, "
+                f"{short_name(path)}; render one, or give it another name"
+            )
+    return found
+
+
+def _named(name: str, known: Sequence[Path], notebooks_dir: Path | str) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    own = Path(name)
+    in_it = own.parent in (Path(), Path(Path(notebooks_dir).name))
+    known_as = {path: (short_name(path), path.stem, path.name) for path in known if in_it}
+    found = [path for path, names in known_as.items() if own.name in names]
+    if len(found) > 1:
+        raise BadInput(f"{name!r} is {' and '.join(path.stem for path in found)}; give its number")
+    if not found:
+        listed = ", ".join(path.stem for path in known) or f"none in {notebooks_dir}"
+        raise BadInput(f"there is no notebook {name!r}; known: {listed}")
+    return found[0]
 
 
 def takes_parameters(path: Path) -> bool:

@@ -57,7 +57,7 @@ class Claim:
     def acquire(self, timeout: float | None = None) -> Self:
         """Take the claim, waiting for up to `timeout` seconds, for as long as it takes by default.
         TimeoutError where another process has it."""
-        make_folder(self.path.parents[1])  # which is named then, if a file is in its place
+        make_folder(self.path.parent.parent)  # which is named then, if a file is in its place
         until = None if timeout is None else time.monotonic() + timeout
         while not self._take():
             if until is not None and time.monotonic() >= until:

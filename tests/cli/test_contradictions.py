@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,16 @@ def test_a_record_that_tables_cannot_place_is_refused():
         register(settings, title="mine", family="others", what="a toy", since="June 2021")
     with pytest.raises(BadInput, match="MethodSettings has no name; allowed"):
         register(MethodSettings, title="mine", family="others", what="a toy")
+
+
+def test_a_log_may_be_a_bare_name_in_the_work_in_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = dict.fromkeys(("acc", "learning_accuracy", "forgetting", "seconds"), 1.0)
+    monkeypatch.setattr(
+        tuning, "_trial", lambda *_: {**scores, "closed_form": "ridge", "acc_closed_form": 1.0}
+    )
+    tune(Path("log.json"), ["lora"], "smoke", 1, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.json"]
 
 
 def test_a_log_that_another_process_writes_is_not_written(tmp_path):

@@ -91,6 +91,31 @@ def test_a_notebook_goes_by_any_of_its_names(notebooks, tmp_path, name):
 
 
 @pytest.mark.unit
+def test_a_file_of_ones_own_is_that_file_and_no_other_of_its_name(notebooks, tmp_path):
+    own = tmp_path / "mine" / "00_good.ipynb"
+    own.parent.mkdir()
+    own.write_bytes((notebooks / "00_good.ipynb").read_bytes())
+    assert select([str(own)], notebooks) == [own]
+    with pytest.raises(BadInput, match=r"there is no notebook '.*none\.ipynb'; known: 00_good"):
+        select([str(own.with_name("none.ipynb"))], notebooks)
+    with pytest.raises(BadInput, match=r"there is no notebook 'other/00_good\.ipynb'"):
+        select(["other/00_good.ipynb"], notebooks)
+    with pytest.raises(BadInput, match=r"notebooks/00_good\.ipynb and .*mine/00_good\.ipynb would"):
+        select(["good", str(own)], notebooks)
+
+
+@pytest.mark.unit
+def test_two_notebooks_of_one_name_are_told_apart(notebooks, tmp_path):
+    (notebooks / "30_good.ipynb").write_bytes((notebooks / "00_good.ipynb").read_bytes())
+    with pytest.raises(BadInput, match="'good' is 00_good and 30_good; give its number"):
+        select(["good"], notebooks)
+    assert [path.stem for path in select(["30_good"], notebooks)] == ["30_good"]
+    with pytest.raises(BadInput, match="would go to one folder, good; render one, or give it"):
+        render(["all"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
 def test_all_leaves_out_lessons_which_take_no_parameters(notebooks, tmp_path):
     lesson = new_notebook(cells=[new_code_cell("1 + 1")])
     nbformat.write(lesson, notebooks / "11_lesson.ipynb")
