@@ -83,6 +83,12 @@ def paying(multiply_adds: float) -> int:
     return max(1, min(int(multiply_adds / least), int(_quota())))
 
 
+def cores() -> int:
+    """Those that this process may use: of a machine's, what a cluster's job or a container has."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, int(_quota())))
+
+
 def _unset() -> set[int]:
     """What torch has by itself: as many as the processors that this process may use, or one for
     those that share a core. Empty where the system does not say."""

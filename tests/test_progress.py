@@ -200,6 +200,19 @@ def test_how_runs_stand_elsewhere_is_a_line_a_minute_where_it_has_changed(clock)
     assert lines_of(file) == ["2 runs: 1 queued, 1 failed", "1 run: 1 failed"]
 
 
+def test_why_runs_wait_is_said_once_for_all_that_wait_so(clock):
+    waits = [State("queued", why) for why in ("Priority", "Priority", "PartitionTimeLimit")]
+    with redirect_stderr(StringIO()) as file:
+        watch = Watch()
+        for states in (waits, [*waits[:2], State("running", "lora · task 1/2")]):
+            clock.now += 61
+            watch.stand("abc", dict(zip("abc", states, strict=True)))
+    assert lines_of(file) == [
+        "3 runs: 3 queued; waiting: Priority, PartitionTimeLimit",
+        "3 runs: 2 queued, 1 running; waiting: Priority",
+    ]
+
+
 def test_what_a_notebook_shows_otherwise_is_counted_and_told():
     kernels = type("OutStream", (Terminal,), {"__module__": "ipykernel.iostream"})
     told = []

@@ -84,6 +84,13 @@ def test_another_thread_is_for_so_much_work_and_no_more_than_a_container_has(two
     assert threads.paying(7 * threads.WORK) == 2
 
 
+def test_cores_are_those_that_a_job_or_a_container_has(monkeypatch):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda who: {0, 3, 5}, raising=False)
+    assert threads.cores() == 3
+    monkeypatch.setattr(threads, "_quota", lambda: 2.5)
+    assert threads.cores() == 2
+
+
 def test_what_the_lab_sets_is_given_back_and_bounded_again_inside(two):
     with threads.at_most(1):
         assert torch.get_num_threads() == 1

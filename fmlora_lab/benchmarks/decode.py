@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmlora_lab import progress
+from fmlora_lab import progress, threads
 from fmlora_lab.config import BadInput, some
 
 DECODER = 1
@@ -51,7 +51,7 @@ def decode_all(root: Path, files: list[str], size: int) -> Iterator[np.ndarray]:
     start = os.path.join(root, "")
     unreadable: list[str] = []
     losing: dict[str, list[str]] = {}
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(threads.cores())
     try:
         outcomes = progress.bar(
             pool.map(partial(_attempt, size=size), files),

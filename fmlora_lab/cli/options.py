@@ -89,11 +89,12 @@ def overrides_of(
 
 
 def tell_slurm(given: list[str] | None, on: str | None) -> None:
-    """Have these options of sbatch, KEY=VALUE, for sweeps of this process and those it starts.
-    BadInput where they are not computed `on` Slurm."""
-    from fmlora_lab.profiles import assignments
-
+    """Have these options of sbatch, KEY=VALUE, for sweeps of this process and those it starts,
+    beyond those of $FMLORA_SLURM. BadInput where they are not computed `on` Slurm."""
     if given:
+        from fmlora_lab.profiles import assignments
+        from fmlora_lab.runs.slurm import told  # here, since it brings torch
+
         if (on or os.environ.get("FMLORA_ON")) != "slurm":
             raise BadInput(f"--slurm is {given[0]!r}; it is for --on slurm")
-        os.environ["FMLORA_SLURM"] = json.dumps(assignments(given, "--slurm"))
+        os.environ["FMLORA_SLURM"] = json.dumps({**told(), **assignments(given, "--slurm")})

@@ -1,6 +1,7 @@
 """`sweep`: the runs of a file or of a notebook's grid, wherever they are computed."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,13 +50,12 @@ def sweep_command(
     options.tell_slurm(slurm, on)
     given = assignments(parameter or [], "-p")
     asked, where = _asked(what, given, runs_dir, notebooks_dir)
-    if on == "processes" or (on is None and (workers or cores) is not None):
-        launcher = processes(workers, cores or 1, retry)
-    else:
-        launcher = on
-        for option, value in (("--workers", workers), ("--cores", cores)):
-            if value is not None:
+    launcher = on
+    for option, value in (("--workers", workers), ("--cores", cores)):
+        if value is not None:
+            if (on or os.environ.get("FMLORA_ON") or "processes") != "processes":
                 raise BadInput(f"{option} is {value}; it is for --on processes")
+            launcher = processes(workers, cores, retry)
     failed = []
     try:
         found = sweep(asked, where, launcher, retry=retry)

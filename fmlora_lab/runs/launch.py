@@ -4,14 +4,13 @@ The run store is the result: whoever computes a run leaves it there, what it sai
 beside it, and is asked for nothing else.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fmlora_lab import interrupts
+from fmlora_lab import interrupts, threads
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable
 from fmlora_lab.interrupts import Stopped
@@ -60,9 +59,10 @@ def here(
         yield own
 
 
-def processes(workers: int | None = None, cores: int = 1, retry: int = 0) -> Launcher:
-    """Shared out to worker processes: with CUDA one a GPU, on a CPU one for each `cores` of the
-    machine's; or as many `workers` as are given, which share out GPUs and cores.
+def processes(workers: int | None = None, cores: int | None = None, retry: int = 0) -> Launcher:
+    """Shared out to worker processes: with CUDA one a GPU, on a CPU one for each `cores`, by
+    default one, of those that this process may use; or as many `workers` as are given. They share
+    out GPUs and, where `cores` does not say how many each has, cores.
 
     A run that dies, by an exception or a signal, does not stop the others; it is begun again up to
     `retry` times, and goes on from its last checkpoint. Steps of a small network gain little from a
@@ -73,9 +73,9 @@ def processes(workers: int | None = None, cores: int = 1, retry: int = 0) -> Lau
             raise BadInput(f"{name} is {value}; at least 1 is needed")
 
     def begin(new: Mapping[str, RunConfig], runs_dir: Path | str | None) -> Workers:
-        gpus, all_cores = visible_gpus(), os.cpu_count() or 1
-        count = workers or len(gpus) or max(1, all_cores // cores)
-        share = max(1, all_cores // count) if workers or gpus else cores
+        gpus, all_cores = visible_gpus(), threads.cores()
+        count = workers or len(gpus) or max(1, all_cores // (cores or 1))
+        share = cores or (max(1, all_cores // count) if workers or gpus else 1)
         return Workers(new, runs_dir, count, share, gpus, retry)
 
     return followed(begin)

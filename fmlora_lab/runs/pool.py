@@ -1,6 +1,5 @@
 """Processes beside each other: how one begins, and a pool of them."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,7 +22,7 @@ class Pool(ProcessPoolExecutor):
 
     def __init__(self, workers: int, modules: Sequence[str] = ()):
         """Each process imports the `modules` first."""
-        share = max(1, (os.cpu_count() or 1) // workers)
+        share = max(1, threads.cores() // workers)
         how = get_context("spawn")
         self._over = how.Event()
         super().__init__(workers, how, _begin_in_pool, (share, modules, self._over))

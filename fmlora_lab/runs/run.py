@@ -1,6 +1,5 @@
 """`run`: the only door. A stored run is loaded, a half-done one resumed, else it is computed."""
 
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Collection, Iterator
@@ -248,7 +247,7 @@ def _threads(config: RunConfig, model: Tower) -> int:
         model.features(model.pixels_in(one))
     share = distributed.ranks().size
     paying = threads.paying(config.training.batch_size * counter.get_total_flops() / 2 / share)
-    return paying if share == 1 else min(paying, max(1, (os.cpu_count() or 1) // share))
+    return paying if share == 1 else min(paying, max(1, threads.cores() // share))
 
 
 def _result(config: RunConfig, measured: dict[str, Any]) -> dict[str, Any]:

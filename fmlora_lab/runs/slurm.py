@@ -6,6 +6,8 @@ lets one train it.
 """
 
 import json
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fmlora_lab import progress
+from fmlora_lab.backbone.device import pick_device, resolved
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.runs.folder import RunFolder, runs_root
@@ -33,7 +36,7 @@ SUBMISSIONS = ".slurm"
 EVERY = 10.0
 """Seconds from one look at the queue to the next."""
 ARRAY = 1000
-"""Jobs of one array; a site's MaxArraySize is 1001 where it says nothing."""
+"""Jobs of one array at most; a site's MaxArraySize is 1001 where it says nothing."""
 IN_VAIN = 3
 """How often a run is given to a job again that got no epoch further, until it counts as failed."""
 OPTIONS: dict[str, Any] = {
@@ -48,11 +51,13 @@ OPTIONS: dict[str, Any] = {
 def slurm(options: Mapping[str, Any] | None = None, retry: int = 0) -> Launcher:
     """Job arrays of a run a job. `options` are sbatch's own, by their long names: `partition`,
     `account`, `time`, `gpus`, `cpus-per-task`, `mem`, `constraint` and whatever else; True stands
-    for one without a value.
+    for one without a value, False for none, and `array` is `%N` alone, N jobs at once. "auto" is
+    the type that it comes to on this machine, on which runs get their names.
 
     An interrupted sweep leaves its jobs be; asked for again, it finds them. Jobs that ran out of
     time, were preempted or lost their node are given to Slurm again and go on from their last
-    checkpoint; a run that fails by itself, up to `retry` times. BadInput where there is no sbatch.
+    checkpoint; a run that fails by itself, up to `retry` times. Where Slurm takes no more jobs for
+    now, those left are given to it later. BadInput where there is no sbatch, or it takes none.
     """
     for tool in ("sbatch", "squeue"):
         if shutil.which(tool) is None:
@@ -62,6 +67,10 @@ def slurm(options: Mapping[str, Any] | None = None, retry: int = 0) -> Launcher:
 
 class Silent(Exception):
     """Slurm does not answer, for a reason that it says."""
+
+
+class Refused(Exception):
+    """Slurm takes no more jobs, for a reason that it says."""
 
 
 class Jobs:
@@ -74,13 +83,21 @@ class Jobs:
         options: Mapping[str, Any],
         retry: int,
     ):
-        self.new, self.root = new, runs_root(runs_dir).absolute()
-        self.options, self.retry = {**OPTIONS, **options}, retry
+        self.new = {name: _as_named(config) for name, config in new.items()}
+        self.root, self.retry = runs_root(runs_dir).absolute(), retry
+        self.options, self.throttle = {**OPTIONS, **options}, str(options.get("array", ""))
+        if not re.fullmatch(r"(%[1-9]\d*)?", self.throttle):
+            raise BadInput(
+                f"array is {self.throttle!r}; allowed: %N, how many jobs run at once, such as %8"
+            )
+        self.array = min(ARRAY, _largest_array())
         self.modules = modules_to_import(new.values(), by_script=False)
         self.states = {name: State() for name in new}
         self.known: set[str] = set()  # jobs that this sweep has seen
         self.tried, self.in_vain = Counter[str](), Counter[str]()
         self.at: dict[str, int] = {}
+        self.put_off: list[str] = []
+        self.in_wait = 0  # looks, one after another, at which no job was there and none was taken
         try:
             self._look()
         except Silent as why:
@@ -90,8 +107,8 @@ class Jobs:
         return self
 
     def __exit__(self, *error: object) -> None:
-        left = sum(state.what in ("queued", "running") for state in self.states.values())
-        if left:
+        left = [name for name, s in self.states.items() if s.what in ("queued", "running")]
+        if left := len({*left} - {*self.put_off}):
             progress.say(f"{left} runs stay with Slurm; the same sweep finds them again")
         self._clean()
 
@@ -115,8 +132,26 @@ class Jobs:
         going = [name for name, s in self.states.items() if s.what in ("queued", "running")]
         lost = [name for name in going if not self._noted(name, queue)]
         lost = [name for name in lost if not self._given_up(name)]
-        for first in range(0, len(lost), ARRAY):
-            self._submit(lost[first : first + ARRAY])
+        try:
+            while lost:
+                self._submit(lost[: self.array])
+                lost = lost[self.array :]
+            self.in_wait = 0
+        except Refused as why:
+            self._wait_for_others(lost, str(why))
+        self.put_off = lost
+
+    def _wait_for_others(self, lost: list[str], why: str) -> None:
+        """Leave runs to the next look. BadInput where there is nothing to wait for."""
+        for name in lost:
+            self.states[name] = State("queued", why)
+            self.at.pop(name, None)  # it was not in vain
+        others = [s for name, s in self.states.items() if name not in lost]
+        at_work = any(state.what in ("queued", "running") for state in others)
+        self.in_wait = 0 if at_work else self.in_wait + 1
+        if not at_work and (self.in_wait == IN_VAIN or not self.known):
+            raise BadInput(why)
+        progress.once(f"{why}; {len(lost)} runs are given to Slurm later")
 
     def _noted(self, name: str, queue: Mapping[str, tuple[str, str]]) -> bool:
         """Note where a run stands; False where nobody is to compute it."""
@@ -135,7 +170,7 @@ class Jobs:
             progress.say(f"run {name} failed: {note['error']}; log {folder.path / LOG}")
             self.tried[name] += 1
             if self.tried[name] <= self.retry:
-                del self.at[name]  # it is not in vain
+                self.at.pop(name, None)  # it is not in vain
                 return False
             self.states[name] = State("failed", note["error"])
         elif folder.lock().taken():
@@ -153,7 +188,10 @@ class Jobs:
         self.at[name] = at
         if self.in_vain[name] < IN_VAIN:
             return False
-        last = last_line(folder.path / LOG)
+        note = folder.read_json(NOTE) if folder.has(NOTE) else {}
+        said = Path(note.get("output", ""))
+        last = last_line(said)  # Slurm's own words, or Python's before the run began
+        last = f"{last} (in {said})" if last else last_line(folder.path / LOG)
         why = f"{IN_VAIN} jobs ended without an epoch stored" + (f": {last}" if last else "")
         self.states[name] = State("failed", why)
         progress.say(f"run {name} failed: {why}; log {folder.path / LOG}")
@@ -170,18 +208,24 @@ class Jobs:
         files = {"runs.json": listed, "job.sh": f"#!/bin/sh\nexec {command}\n"}
         for name, text in files.items():
             write_atomically(place / name, lambda file, text=text: file.write(text.encode()))
-        options = {"output": place / "%a.txt", **self.options, "array": f"0-{len(names) - 1}"}
+        array = f"0-{len(names) - 1}{self.throttle}"
+        options = {"output": place / "%a.txt", **self.options, "array": array}
         words = [
-            f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()
+            f"--{key}" if value is True else f"--{key}={value}"
+            for key, value in options.items()
+            if value not in (False, None)
         ]
         asked = ["sbatch", "--parsable", *words, str(place / "job.sh")]
         done = subprocess.run(asked, capture_output=True, text=True)
         if done.returncode:
             shutil.rmtree(place)
-            raise BadInput(f"sbatch refused: {done.stderr.strip()}")
+            raise Refused(f"sbatch refused: {done.stderr.strip()}")
         array = done.stdout.strip().partition(";")[0]  # a federation names its cluster too
         for k, name in enumerate(names):
-            RunFolder(self.root, name).write_json(NOTE, {"job": f"{array}_{k}"})
+            note = {"job": f"{array}_{k}"}
+            if "output" not in self.options:
+                note["output"] = str(place / f"{k}.txt")
+            RunFolder(self.root, name).write_json(NOTE, note)
             self.known.add(f"{array}_{k}")
             self.states[name] = State("queued")
         progress.say(f"job array {array}: {len(names)} runs given to Slurm")
@@ -194,6 +238,38 @@ class Jobs:
                 runs = json.loads(listed.read_text("utf-8"))["runs"]
                 if all(RunFolder(self.root, own["run"]).complete for own in runs):
                     shutil.rmtree(listed.parent, ignore_errors=True)
+
+
+def _as_named(config: RunConfig) -> RunConfig:
+    """Of the type after which it is named here: a node's "auto" may be another."""
+    if config.training.precision != "auto":
+        return config
+    kind = resolved("auto", pick_device())
+    if kind == "float32":
+        progress.once(
+            "training.precision is 'auto', which is float32 on this machine and so in every job; "
+            "'bfloat16' is quicker on nodes that have it"
+        )
+    training = config.training.model_copy(update={"precision": kind})
+    return config.model_copy(update={"training": training})
+
+
+def _largest_array() -> int:
+    """Jobs that an array may have here; as many as the lab asks for, where Slurm does not say."""
+    with suppress(FileNotFoundError):
+        asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+        if found := re.search(r"MaxArraySize\s*=\s*(\d+)", asked.stdout):
+            return max(1, int(found[1]) - 1)
+    return ARRAY
+
+
+def told() -> dict[str, Any]:
+    """Options that $FMLORA_SLURM has. BadInput where it is no JSON object."""
+    given = os.environ.get("FMLORA_SLURM", "{}")
+    try:
+        return dict(json.loads(given))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"FMLORA_SLURM is {given!r}; allowed: a JSON object of options") from error
 
 
 def _queue() -> dict[str, tuple[str, str]]:

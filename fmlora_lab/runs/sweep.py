@@ -30,7 +30,7 @@ from fmlora_lab.runs import planning
 from fmlora_lab.runs.archive import collections, use_shipped
 from fmlora_lab.runs.frame import frame, is_number
 from fmlora_lab.runs.launch import Failed, Launcher, here, processes
-from fmlora_lab.runs.slurm import slurm
+from fmlora_lab.runs.slurm import slurm, told
 from fmlora_lab.runs.stored import Run, load_runs
 from fmlora_lab.runs.watch import Skipped, following
 
@@ -250,11 +250,13 @@ def launcher(
     asked: Iterable[Asked] = (),
 ) -> Launcher:
     """What `sweep` means by these. BadInput for an unknown name, or workers elsewhere."""
-    if workers is not None and on not in (None, "processes"):
-        raise BadInput(f"workers is {workers}; they are for on='processes'")
+    said = "" if on is not None else ", and $FMLORA_ON says otherwise"
     if on is None:
-        alone = workers is None or (workers == 1 and not retry)
-        on = os.environ.get("FMLORA_ON") or ("here" if alone else "processes")
+        on = os.environ.get("FMLORA_ON") or None
+    if workers is not None and on not in (None, "processes"):
+        raise BadInput(f"workers is {workers}; they are for on='processes'{said}")
+    if on is None:
+        on = "here" if workers is None or (workers == 1 and not retry) else "processes"
     if callable(on):
         return on
     known = {
@@ -276,11 +278,7 @@ def _of_slurm(asked: Iterable[Asked]) -> dict[str, Any]:
     tables = [profile_named(name).get("slurm", {}) for name in names]
     if any(table != tables[0] for table in tables):
         raise BadInput(f"the profiles {', '.join(names)} differ in [slurm]; sweep them apart")
-    given = os.environ.get("FMLORA_SLURM", "{}")
-    try:
-        return {**(tables[0] if tables else {}), **json.loads(given)}
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"FMLORA_SLURM is {given!r}; allowed: a JSON object of options") from error
+    return {**(tables[0] if tables else {}), **told()}
 
 
 def _several(runs: Any) -> Iterable[Asked | RunConfig]:

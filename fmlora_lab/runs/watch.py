@@ -34,7 +34,8 @@ class Skipped:
 
 
 class Watch:
-    """Of runs that others compute, a line once a minute at most, when it has changed."""
+    """Of runs that others compute, a line once a minute at most, when it has changed: how many are
+    queued, and why, at work and done."""
 
     def __init__(self, ended: Callable[[], object] = lambda: None):
         self._ended = ended
@@ -48,6 +49,9 @@ class Watch:
         """Where runs stand that others compute: `names` are of all runs, in order, `states` of
         those that were not stored."""
         counts = counted(state.what for state in states.values())
+        whys = {state.said: None for state in states.values() if state.what == "queued"}
+        if said := ", ".join(filter(None, whys)):
+            counts += f"; waiting: {said}"
         if time.monotonic() - self.spoke >= progress.EVERY and counts != self.counts:
             self.spoke, self.counts = time.monotonic(), counts
             progress.say(counts)

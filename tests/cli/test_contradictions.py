@@ -1,12 +1,14 @@
 """What cannot be meant, or would be dropped without a word, is refused in one sentence."""
 
 import json
+import os
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from fmlora_lab import grid, tuning
+from fmlora_lab.cli.options import tell_slurm
 from fmlora_lab.config import BadInput, MethodSettings
 from fmlora_lab.methods.low_rank.lora import LoRASettings
 from fmlora_lab.methods.registry import METHODS, register
@@ -65,6 +67,27 @@ def test_a_sweep_refuses_options_of_another_place(call, tmp_path, words, said):
     code, out, err = call("sweep", file, *words, "--runs-dir", tmp_path / "runs")
     assert code == 2 and said in err and out == ""
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "where"), [("--workers", "slurm"), ("--workers", "here"), ("--cores", "slurm")]
+)
+def test_what_the_environment_says_is_not_passed_over(call, tmp_path, monkeypatch, option, where):
+    monkeypatch.setenv("FMLORA_ON", where)
+    words = ("--slurm", "mem=2G") if where == "slurm" else ()
+    file = tmp_path / "grid.json"
+    file.write_text(json.dumps([{"profile": "smoke", "method": "prototypes"}]))
+    code, out, err = call("sweep", file, option, 2, *words, "--runs-dir", tmp_path / "runs")
+    assert code == 2 and f"{option} is 2; it is for --on processes" in err and out == ""
+    with pytest.raises(BadInput, match=r"workers is 2; they are for .*, and \$FMLORA_ON says"):
+        launcher(None, 2)
+
+
+def test_options_of_slurm_go_beyond_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("FMLORA_SLURM", '{"partition": "gpu", "time": 5}')
+    tell_slurm(["time=9", "mem=2G"], "slurm")
+    asked = {"partition": "gpu", "time": 9, "mem": "2G"}
+    assert json.loads(os.environ["FMLORA_SLURM"]) == asked
 
 
 @pytest.mark.parametrize("text", ["partition=gpu", "[1]"])

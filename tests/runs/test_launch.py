@@ -49,14 +49,20 @@ def crew(monkeypatch):
     monkeypatch.setattr(workers, "Worker", Fake)
     monkeypatch.setattr(launch, "find_stored", find)
     monkeypatch.setattr(launch, "run", lambda config, *_: f"computed {config.seed}")
-    monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launch.threads, "cores", lambda: 8)
     return found
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("how", "shares"),
-    [({"workers": 2}, [4, 4]), ({}, [1, 1, 1]), ({"cores": 4}, [4, 4]), ({"cores": 16}, [16])],
+    [
+        ({"workers": 2}, [4, 4]),
+        ({}, [1, 1, 1]),
+        ({"cores": 4}, [4, 4]),
+        ({"cores": 16}, [16]),
+        ({"workers": 2, "cores": 3}, [3, 3]),
+    ],
 )
 def test_cores_are_shared_among_workers(crew, tmp_path, how, shares):
     assert list(processes(**how)(CONFIGS, tmp_path, False)) == [f"computed {k}" for k in range(3)]

@@ -35,12 +35,14 @@ def queue(monkeypatch, tmp_path):
     """In Slurm's place: `queue.arrays` are the options of each sbatch, `queue.jobs` what squeue
     says of each job; each look at it comes after the next of `queue.events`."""
     found = SimpleNamespace(arrays=[], jobs={}, events=[], refuses="", root=tmp_path / "runs")
-    found.cancelled, found.silent = [], ""
+    found.cancelled, found.silent, found.site = [], "", ""
 
     def answer(asked, **how):
         if asked[0] == "scancel":
             found.cancelled += asked[1:]
             return
+        if asked[0] == "scontrol":
+            return SimpleNamespace(returncode=0, stdout=found.site, stderr="")
         if asked[0] == "squeue" and found.silent:
             return SimpleNamespace(returncode=1, stdout="", stderr=found.silent)
         if asked[0] == "squeue":
@@ -51,6 +53,7 @@ def queue(monkeypatch, tmp_path):
         options = dict(word[2:].partition("=")[::2] for word in asked[1:-1])
         listed = json.loads((Path(asked[-1]).parent / "runs.json").read_text())
         found.arrays.append(options | {"runs": [own["run"] for own in listed["runs"]]})
+        found.sent = [json.loads(own["config"]) for own in listed["runs"]]
         number = 10 + len(found.arrays)
         found.jobs |= {f"{number}_{k}": "PENDING" for k in range(len(listed["runs"]))}
         return SimpleNamespace(returncode=0, stdout=f"{number};cluster\n", stderr="")
@@ -90,6 +93,101 @@ def test_arrays_are_no_longer_than_a_site_allows(queue, monkeypatch):
     queue.events = [lambda: end(queue, *NAMES)]
     list(slurm()(CONFIGS, queue.root, False))
     assert [array["array"] for array in queue.arrays] == ["0-1", "0-0"]
+
+
+@pytest.mark.unit
+def test_a_site_says_itself_how_long_arrays_are(queue):
+    queue.site = "MaxJobCount             = 10000\nMaxArraySize            = 3\n"
+    queue.events = [lambda: end(queue, *NAMES)]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert [array["array"] for array in queue.arrays] == ["0-1", "0-0"]
+
+
+@pytest.mark.unit
+def test_options_are_left_out_by_false_and_arrays_have_a_throttle(queue):
+    queue.events = [lambda: end(queue, *NAMES)]
+    list(slurm({"array": "%8", "requeue": False, "mem": None})(CONFIGS, queue.root, False))
+    (array,) = queue.arrays
+    assert array["array"] == "0-2%8" and not {"requeue", "mem"} & array.keys()
+    for text in ("3-5", "%0", 4):
+        with pytest.raises(
+            BadInput, match=r"array is '.*'; allowed: %N, how many jobs"
+        ):
+            list(slurm({"array": text})(CONFIGS, queue.root, False))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_job_computes_the_type_that_its_run_is_named_by(queue, monkeypatch, capsys, kind):
+    for module in (sys.modules["fmlora_lab.runs.identity"], slurm_module):
+        monkeypatch.setattr(module, "resolved", lambda said, device: kind)
+    queue.events = [lambda: end(queue, *queue.arrays[0]["runs"])]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert {config["training"]["precision"] for config in queue.sent} == {kind}
+    named = [identity(RunConfig.model_validate(config)) for config in queue.sent]
+    assert queue.arrays[0]["runs"] == named == [*map(identity, CONFIGS)]
+    told = "training.precision is 'auto', which is float32 on this machine"
+    assert (told in capsys.readouterr().err) == (kind == "float32")
+
+
+@pytest.mark.unit
+def test_what_slurm_does_not_take_now_it_is_given_later(queue, monkeypatch, capsys):
+    """Limits of jobs, and a controller that is busy: others of the sweep are at work meanwhile."""
+    monkeypatch.setattr(slurm_module, "ARRAY", 2)
+    submit = slurm_module.Jobs._submit
+
+    def only_two(jobs, names):
+        queue.refuses = "QOSMaxSubmitJobPerUserLimit" if queue.jobs else ""
+        submit(jobs, names)
+
+    monkeypatch.setattr(slurm_module.Jobs, "_submit", only_two)
+    looks = [lambda: None] * (2 * IN_VAIN)  # it is not given up however long that takes
+    queue.events = [*looks, lambda: end(queue, *NAMES[:2]), lambda: end(queue, *NAMES)]
+    assert list(slurm()(CONFIGS, queue.root, False)) == ["run 0", "run 1", "run 2"]
+    assert [array["runs"] for array in queue.arrays] == [NAMES[:2], NAMES[2:]]
+    told = "sbatch refused: QOSMaxSubmitJobPerUserLimit; 1 runs are given to Slurm later"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_what_slurm_never_takes_again_ends_the_sweep_in_one_sentence(queue, capsys):
+    def lose():
+        end(queue, *NAMES[:2])
+        queue.refuses = "Invalid account"
+
+    queue.events = [lose, *[lambda: None] * (IN_VAIN - 1)]
+    with pytest.raises(BadInput, match=r"^sbatch refused: Invalid account$"):
+        list(slurm()(CONFIGS, queue.root, False))
+    assert not queue.events and "stay with Slurm" not in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_a_job_that_is_found_again_and_fails_is_given_again(queue):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def fail():
+        end(queue, *NAMES[1:])
+        queue.note(NAMES[0], job="11_0", error="KeyError: 'x'")
+
+    queue.events = [interrupt, fail, lambda: end(queue, *NAMES)]
+    with pytest.raises(KeyboardInterrupt):
+        list(slurm()(CONFIGS, queue.root, False))
+    assert list(slurm(retry=1)(CONFIGS, queue.root, False)) == ["run 0", "run 1", "run 2"]
+    assert [array["runs"] for array in queue.arrays] == [NAMES, NAMES[:1]]
+
+
+@pytest.mark.unit
+def test_why_slurm_ended_a_job_is_said_where_the_run_never_began(queue):
+    def kill():
+        queue.jobs.clear()
+        file = json.loads((queue.root / NAMES[0] / "job.json").read_text())["output"]
+        Path(file).write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch\n")
+
+    queue.events = [lambda: end(queue, *NAMES[1:]), *[kill] * IN_VAIN]
+    (failed,) = slurm()(CONFIGS[:1], queue.root, False)
+    said = "3 jobs ended without an epoch stored: slurmstepd: error: Detected 1 oom_kill event"
+    assert failed.why.startswith(said) and failed.why.endswith("/0.txt)")
 
 
 @pytest.mark.unit
