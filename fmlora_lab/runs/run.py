@@ -49,7 +49,7 @@ def run(
     """The run of this configuration, from disk if it is there, else trained.
 
     With `keep_features` the features of all test images after each task stay with it, in half
-    precision (`Run.features`); BadInput for a run that is stored without them.
+    precision (`Run.features`); BadInput for a run that is stored, or was begun, without them.
 
     With `compile`, what lies between the backbone's products is compiled where the run has to be
     computed; it stays the same run, but for rounding. BadInput where that cannot be.
@@ -69,11 +69,8 @@ def run(
     ranks = distributed.ranks()
     if (found := find_stored(config, runs_dir, use_shipped)) is not None:
         ranks.told(False)
-        if keep_features and not found.folder.has(FEATURES):
-            raise BadInput(
-                f"run {found.id} is stored without its features; compute it anew after "
-                f"`fmlora-lab runs delete {found.id}`"
-            )
+        if keep_features:
+            _check_features(found.folder)
         return _shown(found, watch)
     if planning.active:
         raise planning.UpToHere
@@ -82,12 +79,27 @@ def run(
     run_id = settles.run_id(stream.fingerprint, model.fingerprint)
     folder = run_folder(run_id, runs_dir)
     with folder.alone():
+        if keep_features:
+            _check_features(folder)
         if ranks.told(not folder.complete):
             _compute(settles, model, stream, folder, keep_features, watch, compile)
             watch = None
     stored = Run(folder)
     stored.check()
     return _shown(_as_asked(stored, config), watch)
+
+
+def _check_features(folder: RunFolder) -> None:
+    """BadInput where they were not kept of all that a run has learned."""
+    of_run = folder.has(FEATURES) or not folder.complete
+    learned, kept = (
+        {file.name for file in folder.path.glob(f"{part}/*")} for part in ("tasks", FEATURES)
+    )
+    if not of_run or learned - kept:
+        raise BadInput(
+            f"run {folder.run_id} is stored without its features, or those of some tasks; compute "
+            f"it anew after `fmlora-lab runs delete {folder.run_id}`"
+        )
 
 
 @stopping("in another process of this run")

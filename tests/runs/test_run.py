@@ -342,6 +342,24 @@ def test_features_are_kept_where_that_is_asked_for(small, tmp_path):
         run(config, tmp_path / "without", keep_features=True)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_features_of_a_part_of_the_tasks_are_not_taken_for_all(small, tmp_path, first):
+    class Ended(Exception):
+        pass
+
+    def end(curves):
+        raise Ended
+
+    config = small("lora")
+    with pytest.raises(Ended):
+        run(config, tmp_path, keep_features=first, watch=end)
+    if first:
+        run(config, tmp_path)
+    with pytest.raises(BadInput, match="without its features, or those of some tasks; compute it"):
+        run(config, tmp_path, keep_features=True)
+    assert run(config, tmp_path).result["acc"]
+
+
 def test_inference_cost_counts_the_query(small, tmp_path):
     """A prompt method runs the frozen backbone first: over twice the operations of a probe."""
     configs = small("l2p", **{"method.length": 1}), small("linear-probe")

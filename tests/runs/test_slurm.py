@@ -110,9 +110,7 @@ def test_options_are_left_out_by_false_and_arrays_have_a_throttle(queue):
     (array,) = queue.arrays
     assert array["array"] == "0-2%8" and not {"requeue", "mem"} & array.keys()
     for text in ("3-5", "%0", 4):
-        with pytest.raises(
-            BadInput, match=r"array is '.*'; allowed: %N, how many jobs"
-        ):
+        with pytest.raises(BadInput, match=r"array is '.*'; allowed: %N, how many jobs"):
             list(slurm({"array": text})(CONFIGS, queue.root, False))
 
 
