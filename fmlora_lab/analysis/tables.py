@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fmlora_lab.config import BadInput, title_of
 from fmlora_lab.metrics import acc_over_time, t_interval
 from fmlora_lab.profiles import Preset, trials
-from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, PLACES, draw_of, heads
+from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, PLACES, draw_of, heads, none_lost
 from fmlora_lab.runs.stored import Run
 
 OTHER_METRICS = (
@@ -97,6 +97,7 @@ def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
 
     Raises BadInput if runs in one row differ in more than their seeds.
     """
+    found = none_lost(found, by)
     groups = _alike(found, by)
     found, best = with_best_head(found, by)
     known = found.dropna(axis="columns", how="all")
@@ -234,7 +235,8 @@ def read_table(folder: Path) -> pd.DataFrame | None:
 
 def _alike(found: pd.DataFrame, by: str) -> dict[Any, list[Run]]:
     """Each label's runs, each once. BadInput if one label's differ in more than seeds."""
-    return {name: _checked(name, own) for name, own in found.groupby(by, sort=False)}
+    groups = none_lost(found, by).groupby(by, sort=False)
+    return {name: _checked(name, own) for name, own in groups}
 
 
 def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
@@ -258,6 +260,7 @@ def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
 def with_best_head(found: pd.DataFrame, by: str = "method") -> tuple[pd.DataFrame, dict[Any, str]]:
     """The sweep with `acc_best`, Acc by each label's best closed-form head, NaN where there is
     none; and which head that is, the one with the label's highest mean Acc."""
+    found = none_lost(found, by)
     closed = {f"acc_{head}": head for head in heads(found) if head != "trained"}
     means = pd.DataFrame(found.groupby(by, sort=False)[list(closed)].mean()).dropna(how="all")
     best = {name: closed[str(head)] for name, head in means.idxmax(axis=1).items()}

@@ -42,6 +42,13 @@ def pick(found: pd.DataFrame, **labels: Any) -> pd.DataFrame:
     return found
 
 
+def none_lost(found: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The sweep with "–" for the label of rows whose grid had no axis `by`: of grids that were
+    added up, no row is lost."""
+    none = found[by].isna()
+    return found.assign(**{by: found[by].astype(object).mask(none, "–")}) if none.any() else found
+
+
 def heads(found: pd.DataFrame) -> list[str]:
     """The heads by which the runs were evaluated."""
     return [name.removeprefix("acc_") for name in found.columns if name.startswith("acc_")]
@@ -64,9 +71,10 @@ def by_draw(found: pd.DataFrame, value: str, columns: str = "method") -> pd.Data
     """`value`, a row a class order (or what else is drawn: the name of the index), a column a
     label of `columns` in order of appearance.
 
-    Runs of one order are averaged; NaN where there is none. Raises BadInput where a label has
-    several runs for one draw.
+    Runs of one order are averaged; NaN where there is none, "–" for rows without a label. Raises
+    BadInput where a label has several runs for one draw.
     """
+    found = none_lost(found, columns)
     seeds = {name: [run.config[name] for run in found.run] for name in DRAWS}
     rows = pd.DataFrame(seeds).assign(label=found[columns].array, value=found[value].array)
     rows = rows.loc[~rows.assign(run=found.run.map(str).array).duplicated()]

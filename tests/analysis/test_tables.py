@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fmlora_lab.analysis.differences import differences
 from fmlora_lab.analysis.tables import (
     beside,
     best_trials,
@@ -120,6 +121,22 @@ def test_class_orders_count_and_seeds_of_an_order_are_averaged_first(stored_run)
 
 def test_a_run_asked_for_twice_counts_once(two_seeds):
     assert compared(pd.concat([two_seeds, two_seeds])).loc["fm-lora"].draws == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_runs_without_a_label_have_a_row_of_their_own(stored_run, first):
+    runs = {"wide": stored_run("fm-lora", 90, 60, 80), None: stored_run("lora", 50, 40, 30)}
+    cost = {None: 7, "wide": 3}
+    for label, run in runs.items():
+        run.result["trainable_parameters"] = cost[label]
+    each = [({} if label is None else {"variant": label}, run) for label, run in runs.items()]
+    found = frame(each if first else each[::-1])
+    table = compared(found, "variant")
+    assert table.trainable_parameters.to_dict() == {"wide": 3, "–": 7}
+    assert table.acc.to_dict() == {"wide": 70, "–": 35}
+    assert [*curves(found, "variant")] == [*found.variant.fillna("–")]
+    (row,) = differences(found, "wide", by="variant").itertuples()
+    assert row.Index == "–" and row.difference == -35
 
 
 def test_a_row_refuses_runs_that_differ_in_more_than_seeds(stored):
