@@ -24,21 +24,25 @@ from fmlora_lab.config import Backbone, BadInput
 
 app = typer.Typer(rich_markup_mode=None)
 
-KINDS = (
-    "training",
-    "run",
-    "explorers",
-    "sweep-panel",
-    "runs-table",
-    "names",
-    "stored",
-    "busy",
-    "gpu",
-)
+KINDS = {
+    "training": {"backbone", "weights", "image_size", "batch_size", "repeats", "compile"},
+    "run": {"method", "benchmark", "data", "tasks", "profile", "backbone", "weights", "image_size",
+            "set_", "figures_dir"},
+    "explorers": {"moves"},
+    "sweep-panel": {"repeats"},
+    "runs-table": {"repeats"},
+    "names": {"images"},
+    "stored": {"runs"},
+    "busy": {"repeats"},
+    "gpu": {"backbone", "batch_size", "repeats"},
+}  # fmt: skip
+"""What can be measured, and the options that each takes beside those that ALL_TAKE."""
+ALL_TAKE = ("what", "as_json", "quiet", "help")
 
 
 @app.command("bench")
 def bench_command(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")] = "training",
     backbone: BackboneTag = None,
     weights: Weights = None,
@@ -67,6 +71,14 @@ def bench_command(
     of the explorers; of a sweep's panel and the table of runs; of asking for the names of runs; of
     lists of stored ones; of runs beside one another; or how well a GPU is used, with a ViT-B/16 of
     random weights unless told otherwise."""
+    if what not in KINDS:
+        raise BadInput(f"bench is {what!r}; allowed: {', '.join(KINDS)}")
+    options = {p.name: p.opts[0] for p in context.command.params if p.name not in ALL_TAKE}
+    for name, option in options.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in KINDS[what]:
+            taken = ", ".join(said for key, said in options.items() if key in KINDS[what])
+            raise BadInput(f"{option} is not for bench {what}; allowed: {taken}")
     asked = Backbone(name=backbone or Backbone().name, weights=weights, image_size=image_size)
     every = {
         "training": ("steps", asked, batch_size or 64, repeats, compile),
@@ -78,8 +90,6 @@ def bench_command(
         "busy": ("busy", repeats),
         "gpu": ("gpu", batch_size or 128, repeats, *([backbone] if backbone else [])),
     }
-    if what not in KINDS:
-        raise BadInput(f"bench is {what!r}; allowed: {', '.join(KINDS)}")
     if what == "run":
         from fmlora_lab import configure
 

@@ -90,7 +90,7 @@ def compare_command(
                 raise BadInput(
                     f"{stored} has no runs of {name!r}; it has {', '.join(sorted(there))}"
                 )
-        asked = {"--orders": orders, "--benchmark": benchmark, **overrides}
+        asked = {"--orders": orders, "--benchmark": benchmark, "--preset": preset, **overrides}
         if unused := [name for name, value in asked.items() if value is not None]:
             raise BadInput(f"--stored computes nothing, so {unused[0]} is not for it")
     if methods:

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.unit
         (("compare", "--set", "method=lora"), "method is what compare goes over"),
         (("compare", "joint"), "joint sees all tasks at once"),
         (("compare", "--stored", "glyphs-10", "--orders", 1), "so --orders is not for it"),
+        (("compare", "--stored", "glyphs-10", "--preset", "paper"), "so --preset is not for it"),
         (("compare", "--stored", "glyphs-10", "--tasks", 7), "so benchmark.tasks is not for it"),
         (("compare", "lora", "nosuch", "--stored", "glyphs-10"), "has no runs of 'nosuch'; it has"),
         (("tune", "log.json", "--set", "method=lora"), "method is the procedure's own here"),

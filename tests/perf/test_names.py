@@ -60,3 +60,19 @@ def test_images_are_read_the_first_time_alone(call, monkeypatch):
 def test_what_there_is_to_measure_is_said(call):
     code, _, err = call("bench", "everything")
     assert code == 2 and "bench is 'everything'; allowed: training, run, explorers, " in err
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("what", "option", "taken"),
+    [
+        ("busy", ("--batch-size", 3), "--repeats"),
+        ("run", ("--compile",), "--backbone, --weights, --image-size, --method, "),
+        ("gpu", ("--set", "method.rank=3"), "--backbone, --batch-size, --repeats"),
+        ("training", ("--method", "lora"), "--backbone, --weights, --image-size, --batch-size, "),
+    ],
+)
+def test_an_option_of_another_measurement_is_refused(call, what, option, taken):
+    code, out, err = call("bench", what, *option)
+    assert code == 2 and out == ""
+    assert f"{option[0]} is not for bench {what}; allowed: {taken}" in err
