@@ -54,19 +54,27 @@ def seconds_of(config: RunConfig, runs_dir: Path | str | None = None) -> float:
         return known * work(settings)
     train, test, tasks = stream_sizes(config.benchmark)
     learn, predict = seconds_an_image(config.backbone.name, config.backbone.image_size)
-    epochs = getattr(config.method, "epochs", config.training.epochs)
-    return learn * train * epochs + predict * (train + test * (tasks + 1) / 2)
+    if config.training.iterations is None:
+        learned = train * getattr(config.method, "epochs", config.training.epochs)
+    else:
+        learned = tasks * config.training.iterations * config.training.batch_size
+    return learn * learned + predict * (train + test * (tasks + 1) / 2)
 
 
 def kind(settings: dict) -> tuple:
-    """What runs of about equal speed share."""
+    """What runs of about equal speed, whose `work` has one unit, share: of a user's images those
+    of one place alone, since another has other classes."""
     benchmark, backbone = settings["benchmark"], settings["backbone"]
-    stream = benchmark.get("dataset") or benchmark["name"]
-    return settings["method"]["name"], stream, backbone["name"], backbone["image_size"]
+    stream = benchmark.get("dataset") or benchmark["name"], str(benchmark.get("data"))
+    unit = settings["training"].get("iterations") is None, benchmark.get("train_images") is None
+    return settings["method"]["name"], *stream, *unit, backbone["name"], backbone["image_size"]
 
 
 def work(settings: dict) -> float:
-    """A measure of a run's length among runs of its kind: images a class, times epochs."""
+    """A measure of a run's length among runs of its kind: images a class, all of them counting as
+    one, times epochs, or images of its steps."""
+    if steps := settings["training"].get("iterations"):
+        return steps * settings["training"]["batch_size"]
     epochs = settings["method"].get("epochs", settings["training"]["epochs"])
     return (settings["benchmark"].get("train_images") or 1) * epochs
 
