@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 from fmlora_lab import grid, progress, sweep
 from fmlora_lab.progress import Lines
 from fmlora_lab.render.notebooks import OwnPython
+from fmlora_lab.runs import index
 from fmlora_lab.runs.pool import begin
 from fmlora_lab.runs.watch import State, Watch
 
@@ -198,6 +199,22 @@ def test_how_runs_stand_elsewhere_is_a_line_a_minute_where_it_has_changed(clock)
             clock.now += 40
             watch.stand("ab", dict(zip("ab", states, strict=False)))
     assert lines_of(file) == ["2 runs: 1 queued, 1 failed", "1 run: 1 failed"]
+
+
+def test_a_folder_of_many_runs_says_how_far_it_is_read(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "MANY", 2)
+    for k in range(4):
+        (tmp_path / f"{k:016x}").mkdir()
+        (tmp_path / f"{k:016x}" / "result.json").touch()
+
+    def read(name):
+        clock.now += 40
+        return {}
+
+    with redirect_stderr(StringIO()) as file:
+        assert len(index.briefs(tmp_path, read)) == 4
+        assert len(index.briefs(tmp_path, read)) == 4  # at once
+    assert lines_of(file) == ["runs read: 2/4 run (50%), 01:20 left", "runs read: 4/4 run (100%)"]
 
 
 def test_why_runs_wait_is_said_once_for_all_that_wait_so(clock):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fmlora_lab import progress
 from fmlora_lab.files import TEMPORARY, where_it_can_be_kept, write_atomically
 
 INDEX = ".index.json"
@@ -37,12 +38,14 @@ Stamp = list[int]
 def briefs(root: Path, read: Callable[[str], Brief]) -> dict[str, Brief | None]:
     """By name, what is noted of each complete run of a folder, or, where it is new, was now `read`;
     None for all of a folder of few. OSError where the folder cannot be read."""
-    stamps = {name: stamp for name in names(root) if (stamp := _stamp(root, name)) is not None}
+    there = progress.bar(names(root), desc="runs there", unit="run", delay=2, leave=False)
+    stamps = {name: stamp for name in there if (stamp := _stamp(root, name)) is not None}
     if len(stamps) < MANY:
         return dict.fromkeys(stamps)
     noted = _noted(root)
     old = {name: note for name, note in noted.items() if stamps.get(name) == note["stamp"]}
-    found = {n: old[n] if n in old else {"stamp": s, **read(n)} for n, s in stamps.items()}
+    each = progress.bar(stamps.items(), desc="runs read", unit="run", delay=2, leave=False)
+    found = {n: old[n] if n in old else {"stamp": s, **read(n)} for n, s in each}
     if SHARE * (len(found) + len(noted) - 2 * len(old)) > len(found):
         _note(root, found)
     return {**found}

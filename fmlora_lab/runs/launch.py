@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fmlora_lab import interrupts, threads
+from fmlora_lab import interrupts, progress, threads
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable
 from fmlora_lab.interrupts import Stopped
@@ -103,7 +103,8 @@ def followed(
         configs: Iterable[RunConfig], runs_dir: Path | str | None, use_shipped: bool
     ) -> Iterator[Run | Failed | Skipped]:
         configs, watch = list(configs), current()
-        found = [find_stored(config, runs_dir, use_shipped) for config in configs]
+        asked = progress.bar(configs, desc="stored runs", unit="run", delay=2, leave=False)
+        found = [find_stored(config, runs_dir, use_shipped) for config in asked]
         names = [
             identity(config) if own is None else own.id
             for config, own in zip(configs, found, strict=True)
