@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +87,18 @@ def overrides_of(
     for key in given.keys() & own.keys():
         raise BadInput(f"{key} is given twice, by an option of its own and by --set; allowed: once")
     return given | own
+
+
+def tell_untuned(profile: str, methods: Iterable[str], preset: str | None) -> None:
+    """Say which methods have defaults beside others' tuned settings."""
+    from fmlora_lab.methods.registry import METHODS
+    from fmlora_lab.profiles import profile_named
+
+    tuned = profile_named(profile).get("tuned", {})
+    own = [m for m in methods if m in METHODS and METHODS[m].record.search and m not in tuned]
+    if tuned and own and preset in (None, "fair"):
+        have = "has its" if len(own) == 1 else "have their"
+        progress.say(f"{', '.join(own)} {have} defaults: not tuned under profile {profile!r}")
 
 
 def tell_slurm(given: list[str] | None, on: str | None) -> None:

@@ -100,6 +100,10 @@ def compare_command(
             raise BadInput(
                 f"{methods[0]} sees all tasks at once, so there is nothing to compare it with"
             )
+    if stored is None:
+        from fmlora_lab.methods.registry import in_order
+
+        options.tell_untuned(profile, methods or in_order(), preset)
     overrides = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values: dict[str, Any] = {"profile": profile, "overrides": overrides}
     given = {"methods": methods or None, "benchmark": benchmark, "preset": preset, "stored": stored}

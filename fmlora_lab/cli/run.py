@@ -66,6 +66,7 @@ def run_command(
     if not distributed.join().first:
         follow(config, compile)
         return
+    options.tell_untuned(profile, [method], preset)
     if devices > 1 and distributed.ranks().size == 1:
         distributed.check(devices, config.training.batch_size)
         if find_stored(config, runs_dir) is None:  # by this command again, on each of them

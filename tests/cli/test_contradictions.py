@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from fmlora_lab import grid, tuning
-from fmlora_lab.cli.options import tell_slurm
+from fmlora_lab.cli.options import tell_slurm, tell_untuned
 from fmlora_lab.config import BadInput, MethodSettings
 from fmlora_lab.methods.low_rank.lora import LoRASettings
 from fmlora_lab.methods.registry import METHODS, register
+from fmlora_lab.profiles import profiles
 from fmlora_lab.runs.archive import ship
 from fmlora_lab.runs.claim import Claim
 from fmlora_lab.runs.pool import Pool
@@ -82,6 +83,16 @@ def test_what_the_environment_says_is_not_passed_over(call, tmp_path, monkeypatc
     assert code == 2 and f"{option} is 2; it is for --on processes" in err and out == ""
     with pytest.raises(BadInput, match=r"workers is 2; they are for .*, and \$FMLORA_ON says"):
         launcher(None, 2)
+
+
+def test_defaults_beside_tuned_settings_are_named(monkeypatch, capsys):
+    monkeypatch.delitem(profiles()["demo"]["tuned"], "loda")
+    for asked in (("demo", "closed-form"), ("demo", "defaults"), ("smoke", "fair")):
+        tell_untuned(asked[0], ["loda", "lora", "prototypes"], asked[1])
+    assert not capsys.readouterr().err
+    tell_untuned("demo", ["lora", "loda", "prototypes", "joint"], None)
+    said = capsys.readouterr().err
+    assert said == "loda has its defaults: not tuned under profile 'demo'\n"
 
 
 def test_options_of_slurm_go_beyond_those_of_the_environment(monkeypatch):
