@@ -88,6 +88,7 @@ class Learner:
             self.head = trained_head(config.training.head, model.width, n_classes).to(device)
         self.banks = Banks(model.width, n_classes, config.heads).to(device)
         self.watch = FeatureWatch(model.width).to(device)
+        self._asked: dict[int, tuple[Images, Tensor]] = {}
 
     def _refuse(self) -> None:
         """BadInput for what has no meaning where classes are told by texts."""
@@ -220,13 +221,15 @@ class Learner:
         return total / len(images)
 
     @torch.inference_mode()
-    def in_batches(self, images: Images):
-        """Yield (features, labels) for inference, every effective weight formed once."""
+    def in_batches(self, images: Images, queries: Tensor | None = None):
+        """Yield (features, labels) for inference, every effective weight formed once; of images
+        whose `queries` (n, d) are known without a pass for these."""
         folded, parts = self._fold(), torch.arange(len(images)).split(EVALUATION_BATCH)
 
         def found(part: Tensor) -> Tensor:
             batch = images[onto(images.labels.device, part)]
-            return self._forward(batch.pixels, folded=folded)[0]
+            query = None if queries is None else queries[part]
+            return self._forward(batch.pixels, query, folded)[0]
 
         labels = images.labels.split(EVALUATION_BATCH)
         for features, own in zip(
@@ -260,9 +263,9 @@ class Learner:
             self.head(self._forward(blank, folded=folded)[0])
         return counter.get_total_flops()
 
-    def features_of(self, images: Images) -> Tensor:
+    def features_of(self, images: Images, queries: Tensor | None = None) -> Tensor:
         """Features (n, d) of images as they are, with the method's present update."""
-        return torch.cat([features for features, _ in self.in_batches(images)])
+        return torch.cat([features for features, _ in self.in_batches(images, queries)])
 
     def begin_banks(self, images: Images) -> None:
         """Remember where a new task's features are before it moves them."""
@@ -285,16 +288,24 @@ class Learner:
     @torch.inference_mode()
     def answer(self, task: Task) -> Answers:
         """What every head answers to a task's test images, all from the same features."""
-        features = self.features_of(task.test)
+        queries = self._queries_of(task.test) if self.method.needs_query else None
+        features = self.features_of(task.test, queries)
         labels = task.test.labels.to(self.device)
         among_all, among_own = self._said(features, task.classes)
         if not self.method.infers_tasks:
             return Answers(features, labels, among_all, among_own, {}, None)
-        inferred = self.method.tasks_of(self.queries(task.test)) == task.index
+        inferred = self.method.tasks_of(self._queries_of(task.test)) == task.index
         self.method.given = task.index
-        _, among_given = self._said(self.features_of(task.test), task.classes)
+        _, among_given = self._said(self.features_of(task.test, queries), task.classes)
         self.method.given = None
         return Answers(features, labels, among_all, among_own, among_given, inferred)
+
+    def _queries_of(self, tested: Images) -> Tensor:
+        """The frozen backbone does not change: what it says of test images, after every task the
+        same ones, is asked once."""
+        if id(tested) not in self._asked:
+            self._asked[id(tested)] = tested, self.queries(tested)
+        return self._asked[id(tested)][1]
 
     def zero_shot(self, task: Task) -> tuple[int, int]:
         """Right answers to a task's test images by their texts, of the backbone alone, without a

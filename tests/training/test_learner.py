@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick import QUICK
 from timm.models.vision_transformer import VisionTransformer
 
 from fmlora_lab.backbone.sites import Prompts
@@ -25,6 +26,34 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def plain_features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
     return vit.forward_head(vit.forward_features(x), pre_logits=True)
+
+
+@pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda-prompt", "hide-prompt", "lilora"])
+def test_test_images_are_asked_for_their_queries_once(
+    trainer, tiny_stream, tiny_vit, memory_keeper, monkeypatch, name
+):
+    """The same answers as if they were asked for again after every task and for every head."""
+    results, asked = [], []
+    queries = Learner.queries
+
+    def noted(learner, images):
+        asked.append(images)
+        return queries(learner, images)
+
+    for patched in (noted, lambda learner, images: queries(learner, images)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "queries", patched)
+            if patched is not noted:
+                patch.setattr(Learner, "_queries_of", queries)
+            stream, keeper = tiny_stream(tasks=3), memory_keeper()
+            trainer({"name": name, **QUICK[name]}, stream, tiny_vit(), keeper).run()
+            results.append(keeper)
+        tests = [id(task.test) for task in stream.tasks]
+        if patched is noted:
+            assert sorted(id(images) for images in asked if id(images) in tests) == sorted(tests)
+    once, again = (keeper.records for keeper in results)
+    for own, other in zip(once, again, strict=True):
+        assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
 
 
 # merge()
