@@ -45,8 +45,8 @@ def pick(found: pd.DataFrame, **labels: Any) -> pd.DataFrame:
 def none_lost(found: pd.DataFrame, by: str) -> pd.DataFrame:
     """The sweep with "–" for the label of rows whose grid had no axis `by`: of grids that were
     added up, no row is lost."""
-    none = found[by].isna()
-    return found.assign(**{by: found[by].astype(object).mask(none, "–")}) if none.any() else found
+    none = found[by].isna().to_numpy()
+    return found.assign(**{by: found[by].astype(object).mask(none, "–")}) if any(none) else found
 
 
 def heads(found: pd.DataFrame) -> list[str]:
