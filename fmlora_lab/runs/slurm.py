@@ -213,7 +213,7 @@ class Jobs:
         words = [
             f"--{key}" if value is True else f"--{key}={value}"
             for key, value in options.items()
-            if value not in (False, None)
+            if value is not False and value is not None
         ]
         asked = ["sbatch", "--parsable", *words, str(place / "job.sh")]
         done = subprocess.run(asked, capture_output=True, text=True)
@@ -267,7 +267,7 @@ def told() -> dict[str, Any]:
     """Options that $FMLORA_SLURM has. BadInput where it is no JSON object."""
     given = os.environ.get("FMLORA_SLURM", "{}")
     try:
-        return dict(json.loads(given))
+        return {**json.loads(given)}
     except (ValueError, TypeError) as error:
         raise BadInput(f"FMLORA_SLURM is {given!r}; allowed: a JSON object of options") from error
 

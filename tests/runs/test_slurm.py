@@ -106,9 +106,12 @@ def test_a_site_says_itself_how_long_arrays_are(queue):
 @pytest.mark.unit
 def test_options_are_left_out_by_false_and_arrays_have_a_throttle(queue):
     queue.events = [lambda: end(queue, *NAMES)]
-    list(slurm({"array": "%8", "requeue": False, "mem": None})(CONFIGS, queue.root, False))
+    given = {"array": "%8", "requeue": False, "mem": None, "nice": 0}
+    list(slurm(given)(CONFIGS, queue.root, False))
     (array,) = queue.arrays
-    assert array["array"] == "0-2%8" and not {"requeue", "mem"} & array.keys()
+    assert (
+        array["array"] == "0-2%8" and array["nice"] == "0" and not {"requeue", "mem"} & array.keys()
+    )
     for text in ("3-5", "%0", 4):
         with pytest.raises(BadInput, match=r"array is '.*'; allowed: %N, how many jobs"):
             list(slurm({"array": text})(CONFIGS, queue.root, False))
