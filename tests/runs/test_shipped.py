@@ -27,20 +27,20 @@ COLUMNS = {
 }  # fmt: skip
 
 
-ON_CIFAR = (
+ON_PHOTOGRAPHS = (
     "acc_trained", "acc_best", "best_head", "within_task", "within_task_forgetting", "confusion",
     "trainable_parameters", "kept_parameters",
 )  # fmt: skip
 
 
-def test_cifar_is_shown_as_its_runs_say():
-    """Five class orders of every method."""
-    table = compared(load_frame("cifar100"))
-    assert set(table.draws) == {5}
+@pytest.mark.parametrize(("stored", "orders"), [("cifar100", 5), ("caltech101", 3)])
+def test_photographs_are_shown_as_their_runs_say(stored, orders):
+    table = compared(load_frame(stored))
+    assert set(table.draws) == {orders}
     page = ROOT / "docs/results.md"
     if not page.is_file():
         pytest.skip("docs/results.md is not here")
-    assert to_markdown(readable(table, ON_CIFAR)) in page.read_text("utf-8")
+    assert to_markdown(readable(table, ON_PHOTOGRAPHS)) in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", COLUMNS)
