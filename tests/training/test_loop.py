@@ -39,7 +39,8 @@ def test_the_seed_decides_and_global_state_does_not(trainer, tiny_stream, memory
 def test_queries_computed_once_are_those_of_every_step(
     trainer, tiny_stream, memory_keeper, monkeypatch, quick, name
 ):
-    """Only where images pass as they are; with augmentation each step has its own."""
+    """Only where images pass as they are; with augmentation each step has its own. Those of a
+    task's test images are computed once, too."""
     computed = []
 
     def count(self, images, queries=Learner.queries):
@@ -52,11 +53,11 @@ def test_queries_computed_once_are_those_of_every_step(
         keeper = memory_keeper()
         trainer(quick(name), tiny_stream(), keeper=keeper).run()
         losses.append([line["loss"] for line in keeper.lines])
-    assert computed == [16, 16]  # once a task
+    assert computed == [16, 6, 16, 6]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     monkeypatch.setattr(Learner, "queries", count)
     trainer(quick(name), tiny_stream(), augmentation="shift").run()
-    assert computed == [16, 16]
+    assert computed == [16, 6, 16, 6, 6, 6]
 
 
 # Loss over all classes seen
