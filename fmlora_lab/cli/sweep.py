@@ -50,12 +50,12 @@ def sweep_command(
     options.tell_slurm(slurm, on)
     given = assignments(parameter or [], "-p")
     asked, where = _asked(what, given, runs_dir, notebooks_dir)
-    launcher = on
+    place = on or os.environ.get("FMLORA_ON") or "processes"
     for option, value in (("--workers", workers), ("--cores", cores)):
-        if value is not None:
-            if (on or os.environ.get("FMLORA_ON") or "processes") != "processes":
-                raise BadInput(f"{option} is {value}; it is for --on processes")
-            launcher = processes(workers, cores, retry)
+        if value is not None and place != "processes":
+            raise BadInput(f"{option} is {value}; it is for --on processes")
+    ours = on == "processes" or (workers or cores) is not None
+    launcher = processes(workers, cores, retry) if ours else on
     failed = []
     try:
         found = sweep(asked, where, launcher, retry=retry)
