@@ -31,11 +31,10 @@ demo: $(READY)
 	cd $(ROOT) && $(BIN)/fmlora-lab render 00_quickstart -p profile demo --fresh
 
 # Notebooks are tested as copies with the smoke profile filled in, and last what they published.
-# Processes of one thread each: a second thread adds little to such small steps. Three, on two cores
-# too: a third of the time they wait for kernels, browsers and processes that they started.
+# Two processes of one thread each: a second thread adds little to such small steps.
 test: $(READY)
 	cd $(ROOT) && rm -rf build/notebooks && $(BIN)/python tests/notebooks/prepare.py build/notebooks
-	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile \
+	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	    --nbmake --nbmake-timeout=1800 -m "not cluster" tests build/notebooks
 	cd $(ROOT) && $(BIN)/python -m pytest tests/notebooks/published.py
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, Self
 
+from fmlora_lab.config import BadInput
 from fmlora_lab.files import TEMPORARY, make_folder
 
 HEARTBEAT = 15.0
@@ -35,7 +36,7 @@ SAYS = {"host": str, "process": int, "began": str, "word": str}
 """What a claim says."""
 
 
-class Lost(Exception):
+class Lost(BadInput):
     """A claim that another has taken over, since this process showed no sign of life for long."""
 
 

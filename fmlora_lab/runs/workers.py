@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from fmlora_lab import progress, stopping
-from fmlora_lab.config import RunConfig, validated
+from fmlora_lab.config import BadInput, RunConfig, validated
 from fmlora_lab.files import make_folder
 from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.pool import begin, interrupts_wait
@@ -103,7 +103,7 @@ class Workers:
         except (EOFError, ConnectionResetError):
             error = worker.death()
             if worker.on is None:
-                raise RuntimeError(
+                raise BadInput(
                     f"a worker process could not begin ({error}); in a script a sweep's call "
                     "stands under `if __name__ == '__main__':`"
                 ) from None

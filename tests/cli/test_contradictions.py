@@ -14,7 +14,7 @@ from fmlora_lab.methods.low_rank.lora import LoRASettings
 from fmlora_lab.methods.registry import METHODS, register
 from fmlora_lab.profiles import profiles
 from fmlora_lab.runs.archive import ship
-from fmlora_lab.runs.claim import Claim
+from fmlora_lab.runs.claim import Claim, Lost
 from fmlora_lab.runs.pool import Pool
 from fmlora_lab.runs.sweep import launcher, load_frame, read_grid
 from fmlora_lab.training.loop import Diverged
@@ -83,6 +83,15 @@ def test_what_the_environment_says_is_not_passed_over(call, tmp_path, monkeypatc
     assert code == 2 and f"{option} is 2; it is for --on processes" in err and out == ""
     with pytest.raises(BadInput, match=r"workers is 2; they are for .*, and \$FMLORA_ON says"):
         launcher(None, 2)
+
+
+def test_a_run_that_another_process_took_over_is_told_in_one_sentence(call, monkeypatch):
+    def lose(*_, **__):
+        raise Lost("claim was taken over by another process, which goes on with the run")
+
+    monkeypatch.setattr("fmlora_lab.runs.run.run", lose)
+    code, out, err = call("run", "--profile", "smoke")
+    assert (code, out) == (2, "") and err.startswith("fmlora-lab: claim was taken over by")
 
 
 def test_defaults_beside_tuned_settings_are_named(monkeypatch, capsys):
