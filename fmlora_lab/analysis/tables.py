@@ -97,7 +97,6 @@ def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
 
     Raises BadInput if runs in one row differ in more than their seeds.
     """
-    found = none_lost(found, by)
     groups = _alike(found, by)
     found, best = with_best_head(found, by)
     known = found.dropna(axis="columns", how="all")
