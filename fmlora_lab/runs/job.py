@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fmlora_lab import stopping
+from fmlora_lab import signals
 
 NOTE = "job.json"
 """In a run's folder: the last job it was given to, and what became of it."""
@@ -24,7 +24,7 @@ def main(listed: Path) -> int:
     SIGTERM it ends, and whoever sent that, or the sweep that waits, queues it again. A run that
     another process computes is left to that one.
     """
-    stopping.heed_signals(signal.SIGUSR2, signal.SIGTERM)
+    signals.heed(signal.SIGUSR2, signal.SIGTERM)
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     all_of_it = json.loads(listed.read_text("utf-8"))
     own = all_of_it["runs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
@@ -44,8 +44,8 @@ def main(listed: Path) -> int:
         return 0
     try:
         error = compute(own["config"], folder.root, folder.path / LOG, all_of_it["modules"])
-    except stopping.Stopped:
-        if stopping.asked() == signal.SIGUSR2:
+    except signals.AskedToStop:
+        if signals.asked() == signal.SIGUSR2:
             return subprocess.run(["scontrol", "requeue", job]).returncode
         return 0
     if error is not None:

@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import Any
 
-from fmlora_lab import progress, stopping, threads
+from fmlora_lab import progress, signals, threads
 
 
 class Pool(ProcessPoolExecutor):
@@ -43,7 +43,7 @@ class Pool(ProcessPoolExecutor):
 
 
 def _begin_in_pool(share: int, modules: Sequence[str], over: Event) -> None:
-    stopping.end_after(over.wait)
+    signals.end_after(over.wait)
     begin(share)
     for module in modules:
         import_module(module)
@@ -51,7 +51,7 @@ def _begin_in_pool(share: int, modules: Sequence[str], over: Event) -> None:
 
 def begin(share: int) -> None:
     if (parent := parent_process()) is not None:  # whoever kills it wants its cores back
-        stopping.end_after(parent.join)
+        signals.end_after(parent.join)
     threads.use(share)
     progress.beside_others()
 

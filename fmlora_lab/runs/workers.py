@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from fmlora_lab import progress, stopping
+from fmlora_lab import progress, signals
 from fmlora_lab.config import BadInput, RunConfig, validated
 from fmlora_lab.files import make_folder
 from fmlora_lab.runs.own import modules_to_import
@@ -179,7 +179,7 @@ def _work(asks: connection.Connection, share: int, gpu: str | None) -> None:
 def compute(config: str, runs_dir: Path | str | None, log: Path, modules: list[str]) -> str | None:
     """Compute a run, given as JSON, for another process, in which these modules know its method:
     whatever is said from now on goes to its log, its traceback too. Returns the last line of its
-    error, if it failed. Stopped passes."""
+    error, if it failed. AskedToStop passes."""
     make_folder(log.parent)
     with log.open("ab", 0) as file:
         for standard in (1, 2):
@@ -193,7 +193,7 @@ def compute(config: str, runs_dir: Path | str | None, log: Path, modules: list[s
         for module in modules:
             import_module(module)
         run(validated(config), runs_dir)
-    except stopping.Stopped:
+    except signals.AskedToStop:
         progress.say("asked to stop; what was learned is stored")
         raise
     except Exception as error:

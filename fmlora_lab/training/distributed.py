@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmlora_lab import progress, stopping
+from fmlora_lab import progress, signals
 from fmlora_lab.backbone.device import pick_device
 from fmlora_lab.config import BadInput
 
@@ -155,7 +155,7 @@ def join() -> Ranks:
     if size == 1 or dist.is_initialized():
         return ranks()
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))
-    stopping.end_after(lambda: _gone(launcher))
+    signals.end_after(lambda: _gone(launcher))
     backend = "gloo"
     if pick_device().type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

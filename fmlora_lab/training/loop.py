@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlora_lab import progress, stopping
+from fmlora_lab import progress, signals
 from fmlora_lab.backbone.device import keep_memory, memory_suffices, pick_device
 from fmlora_lab.backbone.tower import Tower
 from fmlora_lab.benchmarks.stream import Stream, Task, together
@@ -150,7 +150,7 @@ class Trainer:
                 self._checkpoint()
                 self._tell()
                 if task is not tasks[-1]:
-                    stopping.here()
+                    signals.stop_if_asked()
         if tensors:  # every task was learned before, and what was measured was not yet written
             self.learner.load_state(tensors)
         return {
@@ -229,10 +229,10 @@ class Trainer:
                     self.at.trained = [*self.at.trained[: run.task.index], trained]
                 run.end()
             elif not run.stage.probe and (
-                stopping.asked() or now - self.saved > self.cost / CHECKPOINT_SHARE
+                signals.asked() or now - self.saved > self.cost / CHECKPOINT_SHARE
             ):
                 self._checkpoint(run.optimizer_state())
-                stopping.here()
+                signals.stop_if_asked()
 
     def _end(self, task: Task) -> None:
         """Freeze what the task leaves, fill the banks, and test."""

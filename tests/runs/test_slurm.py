@@ -14,7 +14,7 @@ import pytest
 from cluster import cluster, missing
 from nbformat.v4 import new_code_cell, new_notebook
 
-from fmlora_lab import grid, identity, stopping, sweep
+from fmlora_lab import grid, identity, signals, sweep
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.profiles import profiles
 from fmlora_lab.runs import launch
@@ -345,7 +345,7 @@ def test_a_run_that_is_asked_to_stop_ends_where_it_goes_on_from(
     """At every epoch's end once; no epoch is computed twice."""
     config = tiny_config("fm-lora", **{"training.epochs": 3})
     whole = run(config, tmp_path / "whole")
-    monkeypatch.setitem(stopping._asked, "by", signal.SIGTERM)
+    monkeypatch.setitem(signals._asked, "by", signal.SIGTERM)
     logged = []
 
     class Counting(FolderKeeper):
@@ -359,7 +359,7 @@ def test_a_run_that_is_asked_to_stop_ends_where_it_goes_on_from(
         try:
             stopped = run(config, tmp_path / "stopped")
             break
-        except stopping.Stopped:
+        except signals.AskedToStop:
             stops += 1
     assert stops >= 4 and len(logged) == len({*logged}) == len(whole.progress())
     same_run(whole, stopped)
@@ -374,7 +374,7 @@ if "SLURM_JOB_ID" in os.environ:
     import time
     from pathlib import Path
 
-    from fmlora_lab import stopping
+    from fmlora_lab import signals
     from fmlora_lab.runs import folder
 
     gates, log = Path(os.environ["GATES"]), folder.FolderKeeper.log
@@ -388,7 +388,7 @@ if "SLURM_JOB_ID" in os.environ:
             first.write_text(os.environ["SLURM_ARRAY_JOB_ID"])
         if gate.exists() and first.read_text() == os.environ["SLURM_ARRAY_JOB_ID"]:
             gate.unlink()
-            while not stopping.asked():
+            while not signals.asked():
                 time.sleep(0.05)  # until the test's turn
 
     folder.FolderKeeper.log = logged

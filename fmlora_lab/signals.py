@@ -10,11 +10,11 @@ from typing import Any
 _asked: dict[str, int | None] = {"by": None}
 
 
-class Stopped(Exception):
+class AskedToStop(Exception):
     """A run stopped since it was asked to; what it has learned is stored."""
 
 
-def heed_signals(*numbers: int) -> None:
+def heed(*numbers: int) -> None:
     """From now on these signals ask whatever run this process computes to stop."""
     for number in numbers:
         signal.signal(number, _note)
@@ -29,10 +29,10 @@ def asked() -> int | None:
     return _asked["by"]
 
 
-def here() -> None:
-    """Raise Stopped if that was asked for; called where everything is stored."""
+def stop_if_asked() -> None:
+    """AskedToStop if that was asked for; called where everything is stored."""
     if asked() is not None:
-        raise Stopped
+        raise AskedToStop
 
 
 def end_after(wait: Callable[[], object]) -> None:
