@@ -158,3 +158,19 @@ def describe(result: dict[str, Any], method: str) -> str:
     if abs(by_task - result["acc"]) >= 0.05:  # tasks differ in size
         parts[0] += f" of the images ({by_task:.1f}% as the mean over tasks)"
     return f"{method}: {', '.join(parts)} ({result['ranked_by']}), {result['seconds']:.0f} s"
+
+
+def lines(runs: list[Any]) -> list[str]:
+    """A line a run, with the settings in which it differs from the others."""
+    from fmlora_lab.runs.stored import what_differs
+
+    said = []
+    for r, differs in zip(runs, what_differs(runs), strict=True):
+        own = [f"{name}={_as_given(value)}" for name, value in differs.items()]
+        said.append(f"{r.id}  {describe(r.numbers, ' '.join([r.method_name, *own]))}")
+    return said
+
+
+def _as_given(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

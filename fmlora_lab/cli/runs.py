@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from fmlora_lab.cli.options import AsJson, RunsDir
-from fmlora_lab.cli.run import describe
+from fmlora_lab.cli.run import lines
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,21 +16,14 @@ def list_runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """One line a stored run, with the settings in which it differs from the others; --runs-dir
     takes an archive (NAME.zip) too."""
     from fmlora_lab import load_runs
-    from fmlora_lab.runs.stored import what_differs
 
     stored = load_runs(runs_dir)
     if as_json:
         print(json.dumps([{"config": r.config, **r.result} for r in stored]))
         return
-    for r, differs in zip(stored, what_differs(stored), strict=True):
-        own = [f"{name}={_as_given(value)}" for name, value in differs.items()]
-        print(f"{r.id}  {describe(r.numbers, ' '.join([r.method_name, *own]))}")
+    for line in lines(stored):
+        print(line)
     print(f"{len(stored)} stored runs")
-
-
-def _as_given(value: Any) -> str:
-    """A value as `--set` takes it."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @app.command("show")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fmlora_lab.cli import options
-from fmlora_lab.cli.run import describe
+from fmlora_lab.cli.run import lines
 from fmlora_lab.config import BadInput
 
 app = typer.Typer(rich_markup_mode=None)
@@ -71,8 +71,8 @@ def sweep_command(
         ]
         print(json.dumps({"runs": rows}))
     else:
-        for run in done:
-            print(f"{run.id}  {describe(run.result, run.method_name)}")
+        for line in lines(done):
+            print(line)
         print(f"{len(done)} runs done, {len(failed)} failed")
     if failed:
         raise typer.Exit(1)

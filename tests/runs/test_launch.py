@@ -274,6 +274,9 @@ def test_the_command_gives_one_object_of_runs_and_states(tmp_path, call, monkeyp
     assert code == 0
     assert json.loads(out) == {"runs": [{"run": name, "state": "done"} for name in names]}
     assert [run.id for run in load_runs(tmp_path / "runs")] == sorted(names)
+    first, second, last = call("sweep", path, "--runs-dir", tmp_path / "runs")[1].splitlines()
+    assert first.startswith(f"{names[0]}  prototypes seed=0: Acc ")
+    assert second.startswith(f"{names[1]}  prototypes seed=1: Acc ") and last[0] == "2"
 
     def dying(configs, runs_dir, use_shipped):
         first, second = launch.here(configs, runs_dir, use_shipped)
