@@ -104,6 +104,6 @@ $(READY): $(ROOT)/pyproject.toml
 	echo 'FM-LoRA Lab needs Python 3.11, 3.12 or 3.13 with its venv module (Debian: python3-venv),' \
 	    'and $(PYTHONS) is none; name one with PYTHON=/path/to/python3.12' >&2; \
 	exit 1
-	@echo 'Installing FM-LoRA Lab into .venv: about 2 to 4 minutes and 6 GB, once.'
+	@echo 'Installing FM-LoRA Lab into .venv: about 2 to 4 minutes and 7 GB, once.'
 	@cd $(ROOT) && $(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	@touch $@
