@@ -18,10 +18,13 @@ from fmlora_lab.runs.frame import draw_of
 
 
 def table_of(values: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """A table of (draws,) by label; labels with fewer draws have NaN at their end."""
-    return pd.DataFrame(
-        {name: pd.Series(np.ravel(own), dtype=float) for name, own in values.items()}
-    )
+    """A table of (draws,) by label: draws that Series name in their index stand in one row, others
+    by their places; NaN where a label lacks one."""
+    series = {
+        name: own if isinstance(own, pd.Series) else pd.Series(np.ravel(own))
+        for name, own in values.items()
+    }
+    return pd.DataFrame(series, dtype=float)
 
 
 def level_with_first(table: pd.DataFrame, most: bool = True) -> tuple[str, list[str]]:

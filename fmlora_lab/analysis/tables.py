@@ -8,7 +8,7 @@ Means are over class orders, and ± is half their 95% t interval's width; in run
 they are over what else was drawn anew (`runs.frame.drawn_by`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from fmlora_lab.config import BadInput, title_of
 from fmlora_lab.metrics import acc_over_time, t_interval
 from fmlora_lab.profiles import Preset, trials
-from fmlora_lab.runs.frame import BY_TASK, DRAWS, METRICS, PLACES, draw_of, heads, none_lost
+from fmlora_lab.runs.frame import (
+    BY_TASK,
+    DRAWS,
+    METRICS,
+    PLACES,
+    draw_of,
+    drawn_by,
+    heads,
+    none_lost,
+)
 from fmlora_lab.runs.stored import Run
 
 OTHER_METRICS = (
@@ -109,23 +118,23 @@ def compared(found: pd.DataFrame, by: str = "method") -> pd.DataFrame:
 
 def curves(
     found: pd.DataFrame, by: str = "method", head: str | None = None
-) -> dict[Any, NDArray[np.float64]]:
-    """Acc_t in percent (runs, N) by label, of the head that ranks each run or of `head`; NaN where
-    it was not measured."""
+) -> dict[Any, pd.DataFrame]:
+    """Acc_t in percent by label, of the head that ranks each run or of `head`; NaN where it was not
+    measured. A row a class order (or what else is drawn), the mean of its runs; N columns."""
 
     def curve(run: Run) -> NDArray[np.float64]:
         a = run.accuracy_matrix if head is None else run.matrices(head)[0]
         return acc_over_time(a, run.result["test_images"])
 
-    return {name: np.stack([*map(curve, runs)]) for name, runs in _alike(found, by).items()}
+    means = _means(found, by, curve)
+    return {name: pd.DataFrame(np.stack([*own.values()]), [*own]) for name, own in means.items()}
 
 
 def matrices(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:
-    """The accuracy matrices (runs, N, N) in percent by label."""
-    return {
-        name: np.stack([run.accuracy_matrix for run in runs])
-        for name, runs in _alike(found, by).items()
-    }
+    """The accuracy matrices (class orders, N, N) in percent by label, of an order the mean of its
+    runs."""
+    means = _means(found, by, lambda run: run.accuracy_matrix)
+    return {name: np.stack([*own.values()]) for name, own in means.items()}
 
 
 def numbers(summary: pd.DataFrame, rows: str, columns: str, value: str) -> pd.DataFrame:
@@ -230,6 +239,19 @@ def read_table(folder: Path) -> pd.DataFrame | None:
     if not file.exists():
         return None
     return pd.read_csv(file, index_col=0, dtype=str).fillna("")
+
+
+def _means(
+    found: pd.DataFrame, by: str, measured: Callable[[Run], NDArray[np.float64]]
+) -> dict[Any, dict[int, NDArray[np.float64]]]:
+    """By label and draw, rising, the mean over its runs."""
+    what, means = drawn_by(found), {}
+    for name, runs in _alike(found, by).items():
+        of: dict[int, list[NDArray[np.float64]]] = {}
+        for run in sorted(runs, key=lambda run: run.config[what]):
+            of.setdefault(run.config[what], []).append(measured(run))
+        means[name] = {draw: np.mean(own, axis=0) for draw, own in of.items()}
+    return means
 
 
 def _alike(found: pd.DataFrame, by: str) -> dict[Any, list[Run]]:

@@ -40,7 +40,8 @@ FEW = 6
 def accuracy_over_tasks(curves: Mapping[str, ArrayLike], width: Width | None = None) -> Figure:
     """Acc_t in percent against the tasks seen, a line a method, named at its end with its Acc.
 
-    `curves` gives (N,) or (orders, N) by method; class orders are averaged, with the 95% t
+    `curves` gives (N,) or (orders, N) by method, as a frame where methods may have other orders
+    (`analysis.tables.curves`); class orders are averaged, with the 95% t
     interval as a band (of more than `MANY` methods the lab's own family alone has one) and a dot
     an order, of more than `FEW` after the last task alone. A method that was measured only at the
     end (it saw all tasks at once) is a dashed line at its Acc.
@@ -55,7 +56,7 @@ def accuracy_over_tasks(curves: Mapping[str, ArrayLike], width: Width | None = N
     }
     levels = {name: acc for name, acc in last.items() if name not in along}
     said = {name: f"{title_of(name)}  {acc:.1f}" for name, acc in last.items()}
-    title = _ranking({name: orders[name][:, -1] for name in along or orders}, n)
+    title = _ranking({name: _last(curves[name]) for name in along or orders}, n)
     how = {"err_style": "band", "err_kws": {"alpha": 0.12}, "markevery": 1 + n // 20}
     ylabel = "accuracy on all tasks seen, Acc$_t$ (%)"
     return _named_lines(along, levels, said, how, "tasks seen", ylabel, title, width=width)
@@ -171,7 +172,12 @@ def _ticks(axis: Axes, places: NDArray[np.float64]) -> None:
         axis.xaxis.set_major_formatter("{x:g}")
 
 
-def _ranking(last: Mapping[str, NDArray[np.float64]], n: int) -> str:
+def _last(curve: Any) -> ArrayLike:
+    """(orders,), by order where the curve, a frame, says which these are."""
+    return curve.iloc[:, -1] if hasattr(curve, "iloc") else np.atleast_2d(curve)[:, -1]
+
+
+def _ranking(last: Mapping[str, ArrayLike], n: int) -> str:
     """Who stands first after n tasks, as far as intervals tell, and where the lab's own family
     does. `last` gives (orders,) by name."""
     from fmlora_lab.analysis.standing import standing, table_of

@@ -39,13 +39,17 @@ def trade_off(
 ) -> Figure:
     """Learning accuracy (%) against forgetting (points): what was learned, and what of it was lost.
 
-    `points` gives (learning accuracy, forgetting), each a number or one a class order, by method;
-    a method without (it saw all tasks at once) is left out. A line joins each order's dot to the
-    mean.
+    `points` gives (learning accuracy, forgetting), each a number or one a class order, by method,
+    NaN where a method has not that order; a method without any (it saw all tasks at once) is left
+    out. A line joins each order's dot to the mean.
     Along a faint line Acc is equal, as far as Acc = learning accuracy − forgetting · (N − 1)/N:
     exact if the tasks are equally large and each is at its best just after it was learned.
     """
-    orders = {name: _pairs(lost, learned) for name, (learned, lost) in points.items()}
+    whole = {
+        name: np.column_stack([np.ravel(lost), np.ravel(learned)]).astype(float)
+        for name, (learned, lost) in points.items()
+    }
+    orders = {name: _pairs(*pairs.T) for name, pairs in whole.items()}
     orders = {name: pairs for name, pairs in orders.items() if len(pairs)}
     means = {name: pairs.mean(axis=0) for name, pairs in orders.items()}
     rays = {name: [(means[name], pair) for pair in pairs] for name, pairs in orders.items()}
@@ -61,7 +65,8 @@ def trade_off(
     _equal_acc_lines(axis, (tasks - 1) / tasks)
     every = [learned for learned, _ in points.values()]
     named = [*family_keys(means), *counted_draws(every)]
-    finish(figure, of_one_seed(_learner_and_keeper(orders), every), named)
+    title = _learner_and_keeper({name: whole[name] for name in orders})
+    finish(figure, of_one_seed(title, every), named)
     name_points(axis, _names(means), [ray for ends in rays.values() for ray in ends])
     return figure
 
@@ -120,10 +125,10 @@ def pareto(
     """Acc (%) against a cost; a faint line joins the methods that no other beats in both, by their
     means, and the title says which of them intervals part from all that cost no more.
 
-    `points` gives (Acc, a number or one a class order; cost) by method; several orders draw the
-    95% t interval, and a dot each. `cost` is the axis label with its unit. With `log`, or where a
-    third of it were empty else, the axis is logarithmic from the lowest cost on, with 0 at its
-    left end.
+    `points` gives (Acc, a number or one a class order, a Series where methods may have other
+    orders; cost) by method; several orders draw the 95% t interval, and a dot each. `cost` is the
+    axis label with its unit. With `log`, or where a third of it were empty else, the axis is
+    logarithmic from the lowest cost on, with 0 at its left end.
     """
     accs = {name: np.ravel(acc).astype(float) for name, (acc, _) in points.items()}
     places = {name: (float(price), accs[name].mean()) for name, (_, price) in points.items()}
@@ -149,7 +154,7 @@ def pareto(
     axis.set(xlabel=cost, ylabel="accuracy after the last task, Acc (%)")
     between = " · " if any("," in title_of(name) for name in best) else ", "
     title = f"Highest mean Acc up to each cost: {between.join(map(title_of, best))}"
-    if clear := _clear_of_cheaper(accs, places, best):
+    if clear := _clear_of_cheaper({n: acc for n, (acc, _) in points.items()}, places, best):
         said = between.join(map(title_of, clear))
         title += f"; by interval above all that cost no more: {said}"
     every = [acc for acc, _ in points.values()]
@@ -260,7 +265,7 @@ def _learner_and_keeper(orders: Mapping[str, NDArray]) -> str:
 
 
 def _clear_of_cheaper(
-    accs: Mapping[str, NDArray], places: Mapping[str, tuple[float, float]], best: Sequence[str]
+    accs: Mapping[str, ArrayLike], places: Mapping[str, tuple[float, float]], best: Sequence[str]
 ) -> list[str]:
     """Of `best` those whose Acc intervals part from that of all others that cost no more."""
     from fmlora_lab.analysis.standing import level_with_first, table_of

@@ -99,10 +99,11 @@ def one_task_at_a_time(found: pd.DataFrame) -> pd.DataFrame:
     return found.loc[[not run.label.one_task for run in found.run]]
 
 
-def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[np.ndarray, float]]:
-    """Acc in percent (orders,) and the mean of the column `cost`, by method."""
+def acc_and_cost(found: pd.DataFrame, cost: str) -> dict[str, tuple[pd.Series, float]]:
+    """Acc in percent (orders,), by its order, and the mean of the column `cost`, by method."""
+    accs = by_draw(found, "acc")
     return {
-        str(name): (by_draw(own, "acc")[name].to_numpy(float), own[cost].to_numpy(float).mean())
+        str(name): (pd.Series(accs[name], dtype=float).dropna(), own[cost].to_numpy(float).mean())
         for name, own in found.groupby("method", sort=False)
     }
 

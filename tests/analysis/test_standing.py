@@ -42,6 +42,15 @@ def test_pairs_that_are_lacking_part_nothing():
     assert level_with_first(table_of({"a": BASE, "b": BASE - 9}), most=False) == ("b", [])
 
 
+def test_series_are_paired_by_their_orders_and_not_by_their_places():
+    """One point more in each order that both have, whatever others one of them has."""
+    own = pd.Series(BASE, [0, 1, 2])
+    of_later_orders = pd.Series([55.0, 59, 90], [1, 2, 3])
+    table = table_of({"lora": own, "inflora": of_later_orders})
+    assert table.index.tolist() == [0, 1, 2, 3]
+    assert (table.inflora - table.lora).dropna().tolist() == [1, 1]
+
+
 class Drawn:
     def __init__(self, order):
         self.config = {"order_seed": order, "data_seed": 0, "seed": 0}

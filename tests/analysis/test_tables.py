@@ -185,17 +185,30 @@ def test_a_table_comes_back_from_its_folder_as_it_was_read(tmp_path, stored, two
 
 
 def test_curves_and_matrices_keep_seeds_apart_and_together(two_seeds):
-    assert curves(two_seeds)["fm-lora"].tolist() == [[90, 70], [90, 80]]
+    assert curves(two_seeds)["fm-lora"].to_numpy().tolist() == [[90, 70], [90, 80]]
     of_both = matrices(two_seeds)["fm-lora"]
     assert len(of_both) == 2
     np.testing.assert_equal(of_both.mean(axis=0), [[90, np.nan], [65, 85]])
 
 
+def test_curves_and_matrices_average_the_seeds_of_an_order(stored):
+    """A band over them is an interval over orders, which seeds do not make narrower."""
+    runs = [
+        stored("lora", 90, 60, last, seed=seed, order=order)
+        for order, seed, last in ((1, 0, 80), (1, 1, 84), (0, 0, 60))
+    ]
+    found = pd.concat(runs)
+    (curve,) = curves(found).values()
+    assert curve.index.tolist() == [0, 1] and curve.to_numpy().tolist() == [[90, 60], [90, 71]]
+    (of_each,) = matrices(found).values()
+    assert of_each[:, 1].tolist() == [[60, 60], [60, 82]]
+
+
 def test_curves_of_a_head_are_of_its_own_matrix(stored):
     of = {"lda": {"acc": 55.0, "accuracy_matrix": [[80, None], [50, 60]]}}
     found = stored("lora", 90, 60, 80, heads=of)
-    assert curves(found, head="lda")["lora"].tolist() == [[80, 55]]
-    assert np.isnan(curves(found, head="ridge")["lora"]).all()  # which the run does not have
+    assert curves(found, head="lda")["lora"].to_numpy().tolist() == [[80, 55]]
+    assert curves(found, head="ridge")["lora"].isna().all(axis=None)  # which the run does not have
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,14 @@ def test_of_one_method_or_none_no_superlative_is_said():
     )
     nothing = plots.trade_off({"joint": (np.nan, np.nan)}, tasks=10)
     assert title(nothing) == "No method here sees one task at a time"
+
+
+def test_an_order_that_a_method_lacks_shifts_no_pair():
+    """LoRA learns 10 points more in each order that both have."""
+    nan = np.nan
+    points = {
+        "lora": ([nan, 60.0, 80, 61], [nan, 5.0, 5, 6]),
+        "full": ([75.0, 50, 70, nan], [9.0, 5, 6, nan]),
+    }
+    said = title(plots.trade_off(points, tasks=5))
+    assert said.startswith("Sequential LoRA learns most (67%)")
