@@ -93,7 +93,7 @@ def choices_of(run: Run) -> Choices:
         form=drs["form"],
         tau=drs["tau"],
         tau_decay=drs["tau_decay"],
-        cost=0.0 if drs["form"] == "paper" else float(records[0]["cost"].item()),
+        cost=0.0 if drs["form"] == "paper" else float(records[-1]["cost"].item()),
         ln_k=ln_k,
     )
 

@@ -89,7 +89,7 @@ def spaces(u: Update) -> Update:
     """Orthonormal bases of the column space and of the row space of U Vᵀ."""
     Qu, Ru = np.linalg.qr(u[0])
     Qv, Rv = np.linalg.qr(u[1])
-    left, sigma, rightT = np.linalg.svd(Ru @ Rv.T)
+    left, sigma, rightT = np.linalg.svd(Ru @ Rv.T, full_matrices=False)
     return Qu @ left[:, directions(sigma)], Qv @ rightT.T[:, directions(sigma)]
 
 
@@ -178,7 +178,7 @@ def by_chance(run: Run) -> dict[str, float]:
     """
     record, method = run.task(0), run.config["method"]
     rank = method.get("basis_rank" if run.label.updates == "cores" else "rank")
-    if "start_chance" not in record or rank is None:
+    if "start_chance" not in record or rank is None or not record["start_chance"][:, 1].all():
         return dict.fromkeys(("collision", "input_cosine"), np.nan)
     widths = rank / record["start_chance"][:, 1].astype(float)  # d_in
     sites = sorted(measured(run)["by_site"], key=place)

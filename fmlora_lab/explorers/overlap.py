@@ -110,7 +110,8 @@ def built(left: Run, right: Run) -> tuple[OverlapPair, tuple[str, str]]:
     looks = dict(zip(names, own.values(), strict=True))
     sizes = [len(of[0].overlap) for of in every]
     sigma = [r.sigma for of in every for r in of]
-    strongest, widest = max(map(np.nanmax, sigma)), max(s.shape[1] for s in sigma)
+    strongest = max(np.nanmax(s, initial=0) for s in sigma)  # of a weight that no task changed
+    widest = max(s.shape[1] for s in sigma)
     return OverlapPair(looks, titles, sizes, max(map(np.max, off)), strongest, widest), names
 
 

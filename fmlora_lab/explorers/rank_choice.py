@@ -137,11 +137,13 @@ def words(choices: Choices, H: float, form: str, tau: float, cost: float) -> str
 
 @lru_cache(8)
 def hardness(run: Run, won: tuple[int, ...]) -> str:
-    """How hard each task was by H and by its error with the task given, beside the rank that `won`
-    at the sliders' settings and the rank that it had in the run."""
+    """How hard each task was by H, in units of guessing, and by its error with the task given,
+    beside the rank that `won` at the sliders' settings and the rank that it had in the run."""
     rows = {
-        f"task {t}": [f"{task['H']:.2f}", error, str(rank), f"{task['rank']:g}"]
-        for (t, task), error, rank in zip(tasks_of(run).iterrows(), errors(run), won, strict=True)
+        f"task {t}": [f"{H:.2f}", error, str(rank), f"{had:g}"]
+        for (t, had), H, error, rank in zip(
+            tasks_of(run)["rank"].items(), choices_of(run).H, errors(run), won, strict=True
+        )
     }
     heads = ["H", "error within the task", "r won", "r in the run"]
     return table("How hard", heads, rows) + (

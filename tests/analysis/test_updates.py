@@ -159,6 +159,12 @@ def test_directions_below_a_millionth_of_the_largest_are_ignored(size, found):
     assert [side.shape[1] for side in spaces((other, scaled))] == [found, found]
 
 
+def test_spaces_of_more_columns_than_numbers_are_those_of_the_dense_update():
+    rng = np.random.default_rng(0)
+    A, B = spaces((rng.normal(size=(7, 9)), rng.normal(size=(5, 9))))
+    assert (A.shape, B.shape) == ((7, 5), (5, 5))
+
+
 def test_spaces_are_the_updates_own_not_its_factors():
     """Of U C Vᵀ with C of rank 1, V has three directions and the update one."""
     U, V = drawn(7, 6, 3, 0)

@@ -1,5 +1,7 @@
 """The subspace explorer shows what the analysis found, of the runs that came with the lab."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -187,3 +189,16 @@ def test_the_starts_shown_are_those_of_the_chosen_weight(page, move):
         share, chance = at_weight(run, "blocks.2.mlp.fc1", related(run))
         for t in (1, 4):
             assert all(f">{said(share[t, n], chance[t, n])}<" in shown for n in (0, 1))
+
+
+def test_a_weight_that_no_task_changed_leaves_the_page_open(page, monkeypatch):
+    """All directions of a site may leave SoRA; its singular values are none."""
+    left, right = (page.controls[side].value for side in ("left", "right"))
+    found = dict(related(left))
+    name, own = next(iter(found.items()))
+    found[name] = dataclasses.replace(own, sigma=own.sigma[:, :0])
+    monkeypatch.setattr(
+        "fmlora_lab.explorers.overlap.related", lambda run: found if run == left else related(run)
+    )
+    picture, _ = built.__wrapped__(left, right)
+    assert picture.strengths

@@ -162,13 +162,13 @@ class FactorizedLoRA(nn.Module):
 
 def thin_svd(
     U: Float[Tensor, "o k"], V: Float[Tensor, "i k"]
-) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k k"], Float[Tensor, "i k"]]:
-    """SVD of U Vᵀ by QR of U and V and a k × k SVD, in float64.
+) -> tuple[Float[Tensor, "o n"], Float[Tensor, "n n"], Float[Tensor, "i n"]]:
+    """SVD of U Vᵀ by QR of U and V and a small SVD, in float64; n = min(o, i, k).
 
-    Returns A, diag(σ), B in the type of U, σ falling: the first k' columns are the best basis of
-    rank k'. The (o, i) product is never formed.
+    Returns A, diag(σ), B in the type of U, σ falling: the first n' columns are the best basis of
+    rank n'. The (o, i) product is never formed.
     """
     Qu, Ru = torch.linalg.qr(U.double())
     Qv, Rv = torch.linalg.qr(V.double())
-    left, sigma, rightT = torch.linalg.svd(Ru @ Rv.T)
+    left, sigma, rightT = torch.linalg.svd(Ru @ Rv.T, full_matrices=False)
     return (Qu @ left).to(U), torch.diag(sigma).to(U), (Qv @ rightT.T).to(U)

@@ -256,7 +256,8 @@ class FMLoRA(Method):
         f = self.factorized
         if f.learning_bases or self.stage != "train":
             return super().trained()
-        return super().trained() - f.M.numel() - f.N.numel() + 2 * f.R * int(self.chosen.sum())
+        whole, used = f.M.numel() + f.N.numel(), 2 * int(f.own.sum()) * int(self.chosen.sum())
+        return super().trained() - whole + used
 
     def step(self, batch: StepBatch) -> Tensor:
         loss = super().step(batch)
@@ -308,27 +309,25 @@ class FMLoRA(Method):
             own = f.end_coefficients()
         if self.adapts(self.task.index):
             self.latest = own
-        self.selector.end_task()
         if self.task.index == 0:
             for site, (A, B) in zip(self.model.sites, f.bases(), strict=True):
                 record |= {f"A.{site.name}": A.clone(), f"B.{site.name}": B.clone()}
         if self.estimates is not None:
             record |= self.estimates.record()
-        return (
-            record
-            | self.starts
-            | {
-                "own_core": own.clone(),
-                "core": f.core.clone(),
-                "prompts": self.P.clone(),
-                "rank": self.chosen.clone(),
-                "probabilities": self.probabilities.clone(),
-                "candidates": self.selector.ranks.clone(),
-                "w": self.selector.w().clone(),
-                "cost": self.selector.cost.clone(),
-                "tau": self.selector.tau.clone(),
-            }
-        )
+        record |= self.starts
+        record |= {
+            "own_core": own.clone(),
+            "core": f.core.clone(),
+            "prompts": self.P.clone(),
+            "rank": self.chosen.clone(),
+            "probabilities": self.probabilities.clone(),
+            "candidates": self.selector.ranks.clone(),
+            "w": self.selector.w().clone(),
+            "cost": self.selector.cost.clone(),
+            "tau": self.selector.tau.clone(),
+        }
+        self.selector.end_task()
+        return record
 
     def kept(self) -> int:
         f = self.factorized

@@ -148,17 +148,23 @@ class RankSelector(nn.Module):
         """Chosen ranks and probabilities at complexity H, without noise.
 
         The first call with H > 0 sets λ where the settings left it open: the border between the
-        two middle candidates a < b lies at H = λ (b − a) / (r_max (w_b − w_a)). A first task of a
-        single class has H = 0, which says nothing of what is hard.
+        two middle candidates a < b lies at H = λ (b − a) / (r_max (w_b − w_a)), and of the two the
+        smaller is chosen. A first task of a single class has H = 0, which says nothing of what is
+        hard.
         """
-        if not self.cost_is_set and H > 0 and len(self.ranks) > 1:
-            a = (len(self.ranks) - 1) // 2
+        sets_cost = bool(not self.cost_is_set and H > 0 and len(self.ranks) > 1)
+        a = (len(self.ranks) - 1) // 2
+        if sets_cost:
             w = self.w().mean(0)
             rise = (w[a + 1] - w[a]) / (self.ranks[a + 1] - self.ranks[a])
             self.cost.copy_(H * rise * self.ranks[-1])
             self.cost_is_set.fill_(True)
         score = self.scores(H)
-        return self.ranks[score.argmax(-1)].long(), score.softmax(-1)
+        best = score.argmax(-1)
+        if sets_cost:  # H lies on that border, where rounding would choose
+            level = torch.isclose(score[:, a], score[:, a + 1]) & (best == a + 1)
+            best[level] = a
+        return self.ranks[best].long(), score.softmax(-1)
 
     def end_task(self) -> None:
         self.tau.mul_(self.settings.tau_decay)

@@ -85,6 +85,15 @@ def test_the_first_columns_are_the_best_basis_of_their_rank():
         close(A[:, :k] @ sigma[:k, :k] @ B[:, :k].T, best, 1e-10)
 
 
+@pytest.mark.parametrize(("o", "i", "k"), [(7, 5, 9), (5, 7, 9), (7, 5, 6)])
+def test_more_columns_than_a_side_has_numbers_are_no_more_directions(o, i, k):
+    U, V = torch.randn(o, k), torch.randn(i, k)
+    A, sigma, B = thin_svd(U, V)
+    n = min(o, i, k)
+    assert (A.shape, sigma.shape, B.shape) == ((o, n), (n, n), (i, n))
+    assert torch.allclose(A @ sigma @ B.T, U @ V.T, atol=1e-4)
+
+
 def test_an_untrained_first_task_still_leaves_orthonormal_bases(sites):
     """U = 0 (a site that got no gradient): the update is zero, the bases are usable."""
     f = FactorizedLoRA(sites, 6)

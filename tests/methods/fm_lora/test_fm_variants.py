@@ -212,6 +212,17 @@ def test_updates_in_directions_of_their_own_never_touch(trained, rank, drs):
             assert (a @ b.T).norm() > 0.01 * a.norm() * b.norm()
 
 
+def test_of_directions_of_its_own_a_task_trains_what_it_may_write_into(trained):
+    """Two of six directions at rank 2, where all six take three times as many numbers."""
+    settings = {
+        "bases": {"from": "random"}, "drs": {"enabled": False}, "prompt": {"tokens": 0},
+    }  # fmt: skip
+    own, wide = (trained(**settings, directions=d)[0] for d in ("own", "all"))
+    sites, head = len(own.learner.model.sites), 2 * 33  # the rows of two classes, their biases
+    assert own.at.trained == [head + sites * 2 * 2 * 2] * 3
+    assert wide.at.trained == [head + sites * 2 * 6 * 2] * 3
+
+
 @pytest.mark.parametrize("R", [4, 5])
 def test_when_all_directions_are_used_up_it_begins_again_with_the_first(trained, R):
     settings = {"bases": {"from": "random"}, "drs": {"enabled": False}, "directions": "own"}
