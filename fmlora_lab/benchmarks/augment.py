@@ -20,8 +20,8 @@ def augment(pixels: Tensor, kind: str, crop_scale: float, generator: torch.Gener
     """Augment uint8 images (B, 3, H, W); the result is uint8 of the same shape.
 
     `none`; `shift`: up to a sixteenth of the side in x and y, edges repeated; `crop`: a random crop
-    of at least `crop_scale` of the area (aspect 3/4 to 4/3), resized; `crop-flip`: that, mirrored
-    half the time.
+    of at least `crop_scale` of the area (aspect 3/4 to 4/3, a side longer than the image cut to
+    it), resized; `crop-flip`: that, mirrored half the time.
     """
     drawn = draw(len(pixels), pixels.shape[-2], kind, crop_scale, generator)
     return augmented(pixels, None if drawn is None else onto(pixels.device, drawn))

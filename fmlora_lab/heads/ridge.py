@@ -59,8 +59,8 @@ class Ridge(Bank, name="ridge"):
         self.images += len(labels)
 
     def settle(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"]) -> None:
-        """Solve, with the λ that is given or chosen. It is chosen at first among all shares, then
-        among the last one's neighbours each time that the images have doubled."""
+        """Solve, with the λ that is given or chosen: at first among every second share, then among
+        the last one's neighbours each time that the images have doubled."""
         if self.given is not None:
             self.share.fill_(self.given)
         elif self.images >= 2 * self.chosen_at:
