@@ -101,7 +101,7 @@ def _of_files(
     if isinstance(benchmark, Mtil):
         chosen = mtil.select_mtil(benchmark, data_seed)
         places = mtil.watched(chosen, benchmark.data)
-        marks = [selection.fingerprint(image_size) for selection in chosen.values()]
+        marks = {name: own.fingerprint(image_size) for name, own in chosen.items()}
         found = Known(mtil.joined(marks), tuple(chosen))
     else:
         selection = select(benchmark, data_seed, with_validation)

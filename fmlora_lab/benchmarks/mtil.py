@@ -10,7 +10,8 @@ the same stream with the task unknown.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fmlora_lab.benchmarks.folders import Selection, select_files
@@ -66,10 +67,10 @@ def load_mtil(settings: Mtil, image_size: int, order_seed: int, data_seed: int) 
     """The stream: a task a data set."""
     chosen = select_mtil(settings, data_seed)
     domains: list[tuple[str, Sequence[str], Images, Images]] = []
-    marks = []
+    marks = {}
     for name, selection in chosen.items():
         images, mark = selection.images(image_size)
-        marks.append(mark)
+        marks[name] = mark
         domains.append((name, selection.names, images["train"], images["test"]))
     order = ordered(settings.order, tuple(chosen))
     return of_domains("mtil", domains, order_seed, joined(marks), order, DATASETS)
@@ -86,9 +87,11 @@ def ordered(
     return (*(n for n in named if n in there), *(n for n in there if n not in named))
 
 
-def joined(marks: Sequence[str]) -> str:
-    """One fingerprint of several."""
-    return hashlib.sha256("".join(marks).encode()).hexdigest()
+def joined(marks: Mapping[str, str]) -> str:
+    """One fingerprint of several data sets' by their names, which say how their classes are put
+    into words."""
+    said = [[name, DATASETS.get(name), mark] for name, mark in marks.items()]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def watched(chosen: dict[str, Selection], root: Path) -> list[str]:

@@ -79,3 +79,13 @@ def test_what_is_no_such_folder_is_said(tmp_path, root):
     (root / "empty").mkdir()
     with pytest.raises(BadInput, match="empty"):
         known(Mtil(data=root), 8, 0)
+
+
+def test_the_names_of_the_data_sets_are_part_of_what_is_read(root):
+    """They say how classes are put into words, which two towers learn from."""
+    before = known(Mtil(data=root), 8, 0).fingerprint
+    assert load(Mtil(data=root), 8, 0, 0).fingerprint == before
+    (root / "dtd").rename(root / "dth")
+    stream = load(Mtil(data=root), 8, 0, 0)
+    assert stream.texts[0] != ["a photo of a banded texture."]
+    assert before != stream.fingerprint == known(Mtil(data=root), 8, 0).fingerprint
