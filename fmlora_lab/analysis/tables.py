@@ -28,6 +28,7 @@ from fmlora_lab.runs.frame import (
     drawn_by,
     heads,
     none_lost,
+    other_files,
 )
 from fmlora_lab.runs.stored import Run
 
@@ -268,6 +269,11 @@ def _checked(name: Any, found: pd.DataFrame) -> list[Run]:
     if several := list(settings.columns[settings.nunique() > 1]):
         raise BadInput(
             f"the runs of {name!r} differ in {', '.join(several)}, not only in seeds; "
+            "give them labels of their own"
+        )
+    if other_files(group):
+        raise BadInput(
+            f"the runs of {name!r} are of other images or weights, by {' and '.join(PLACES)}; "
             "give them labels of their own"
         )
     if len({tuple(run.config[seed] for seed in DRAWS) for run in group}) < len(group):

@@ -130,7 +130,8 @@ def overview(found: Sequence[Run]) -> pd.DataFrame:
 def labelled(found: Sequence[Run]) -> pd.DataFrame:
     """`frame` of these runs, whose labels come of themselves: `method` is each one's, with the
     settings in which runs of one method differ; and what is drawn anew (class order, images,
-    seed). So runs that differ in their draws alone are one method's."""
+    seed). So runs that differ in their draws alone are one method's, and those of other images or
+    weights are not: their places tell them apart."""
     each = [
         {n: v for n, v in own.items() if n not in ("method", *DRAWS, *PLACES)}
         for own in _told_apart(found)
@@ -139,13 +140,39 @@ def labelled(found: Sequence[Run]) -> pd.DataFrame:
     for run, own in zip(found, each, strict=True):
         for name, value in own.items():
             values.setdefault((run.method_name, name), set()).add(repr(value))
+    told = [
+        tuple(f"{_short(n)} {v}" for n, v in own.items() if len(values[run.method_name, n]) > 1)
+        for run, own in zip(found, each, strict=True)
+    ]
+    alike: dict[Any, list[Run]] = {}
+    for run, own in zip(found, told, strict=True):
+        alike.setdefault((run.method_name, own), []).append(run)
     rows = []
-    for run, own in zip(found, each, strict=True):
+    for run, own in zip(found, told, strict=True):
         method = run.method_name
-        told = [f"{_short(n)} {v}" for n, v in own.items() if len(values[method, n]) > 1]
-        label = " · ".join([title_of(method), *told]) if told else method
+        if other_files(alike[method, own]):
+            own += tuple(f"{name.partition('.')[2]} {_place(run, name)}" for name in PLACES)
+        label = " · ".join([title_of(method), *own]) if own else method
         rows.append(({"method": label, **{name: run.config[name] for name in DRAWS}}, run))
     return frame(rows)
+
+
+def other_files(alike: Sequence[Run]) -> bool:
+    """Whether runs of the same settings, whose files lie in several places, read other weights, or
+    other images in one draw of them."""
+    if len({tuple(_place(run, name) for name in PLACES) for run in alike}) < 2:
+        return False
+    weights, images = set(), {}
+    for run in alike:
+        known = run.environment
+        weights.add(known["weights"])
+        images.setdefault(run.config["data_seed"], set()).add(known["data"])
+    return any(len(several) > 1 for several in (weights, *images.values()))
+
+
+def _place(run: Run, name: str) -> str:
+    part, _, own = name.partition(".")
+    return str(run.config[part].get(own))
 
 
 def _told_apart(found: Sequence[Run]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from fmlora_lab.analysis.tables import (
 from fmlora_lab.config import BadInput
 from fmlora_lab.metrics import t_interval
 from fmlora_lab.profiles import trials
-from fmlora_lab.runs.frame import METRICS, frame
+from fmlora_lab.runs.frame import METRICS, frame, labelled
+from fmlora_lab.runs.stored import Run
 from fmlora_lab.runs.sweep import load_frame
 
 pytestmark = pytest.mark.unit
@@ -349,3 +350,22 @@ def test_the_best_trials_are_shown_with_their_number():
         assert list(own["validation Acc (%)"]) == [f"{acc:.1f}" for acc in accs[:3]]
         assert list(own.place) == [1, 2, 3] and set(own.of) == {len(tried)}
     assert len(best_trials("smoke", list(log))) == 0
+
+
+def test_runs_on_other_images_are_no_further_draws(stored_run):
+    """Where files lie says nothing, what was read does."""
+
+    def on(data, fingerprint, order) -> Run:
+        folder = stored_run("lora", 90, 60, 80, order=order).folder
+        config = folder.read_json("config.json")
+        config["benchmark"]["data"] = data
+        folder.write_json("config.json", config)
+        folder.write_json("environment.json", {"data": fingerprint, "weights": "w"})
+        return Run(folder)
+
+    birds, moved, cars = on("birds", "a", 0), on("moved/birds", "a", 1), on("cars", "b", 1)
+    assert compared(labelled([birds, moved])).loc["lora"].draws == 2
+    with pytest.raises(BadInput, match=r"'lora' are of other images or weights, by benchmark.data"):
+        compared(frame([({"method": "lora"}, run) for run in (birds, cars)]))
+    names = labelled([birds, cars]).method.tolist()
+    assert "data birds" in names[0] and "data cars" in names[1]
