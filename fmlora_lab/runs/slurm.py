@@ -201,9 +201,11 @@ class Jobs:
         """Give runs to Slurm as one array, and note with each its job."""
         place = self.root / SUBMISSIONS / uuid.uuid4().hex[:12]
         runs = [{"run": name, "config": self.new[name].model_dump_json()} for name in names]
-        listed = json.dumps({"root": str(self.root), "modules": self.modules, "runs": runs})
+        path = [os.path.abspath(own) for own in sys.path]  # where those modules are found
+        job = {"root": str(self.root), "modules": self.modules, "path": path, "runs": runs}
+        listed = json.dumps(job)
         command = shlex.join(
-            [sys.executable, "-m", "fmlora_lab.runs.job", str(place / "runs.json")]
+            [sys.executable, "-P", "-m", "fmlora_lab.runs.job", str(place / "runs.json")]
         )
         files = {"runs.json": listed, "job.sh": f"#!/bin/sh\nexec {command}\n"}
         for name, text in files.items():

@@ -36,6 +36,8 @@ PATIENCE = datetime.timedelta(days=7)
 wait until it may write the run."""
 CLOSING = "10"
 """Seconds that processes have to end after an interrupt."""
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What it tells a process beside $WORLD_SIZE, which some clusters set by themselves."""
 LAUNCHER = "FMLORA_LAUNCHER"
 """In the environment: the number of the process that began them."""
 
@@ -154,6 +156,11 @@ def join() -> Ranks:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1 or dist.is_initialized():
         return ranks()
+    if lacking := [name for name in OF_TORCHRUN if name not in os.environ]:
+        raise BadInput(
+            f"$WORLD_SIZE is {size}, but torchrun's {', '.join(lacking)} is not set; unset it, or "
+            "begin with `fmlora-lab run --devices N`"
+        )
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))
     signals.end_after(lambda: _gone(launcher))
     backend = "gloo"
@@ -210,7 +217,8 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
             logs_specs=DefaultLogsSpecs(folder, redirects=others),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "fmlora_lab", *arguments)
+            # -P: nothing of the folder in which it was begun takes a package's place
+            elastic_launch(config, sys.executable)("-P", "-m", "fmlora_lab", *arguments)
         except SignalException as stopped:
             return 128 + stopped.sigval
         except ChildFailedError as error:

@@ -211,6 +211,26 @@ def submissions(queue) -> list[list[str]]:
 
 
 @pytest.mark.unit
+def test_a_job_finds_the_sweeps_modules_and_no_file_beside_it_is_taken_for_a_package(
+    queue, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "own")])
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user was executed')")
+    said = []
+
+    def look():
+        (place,) = queue.root.glob(".slurm/*")
+        assert str(tmp_path / "own") in json.loads((place / "runs.json").read_text())["path"]
+        how = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
+        said.append(subprocess.Popen(["sh", place / "job.sh"], **how).communicate()[1])
+        end(queue, *NAMES)
+
+    queue.events = [look]
+    list(slurm()(CONFIGS, queue.root, False))
+    assert "SLURM_ARRAY_JOB_ID" in said[0] and "of the user" not in said[0]
+
+
+@pytest.mark.unit
 def test_what_was_written_for_a_submission_goes_when_its_runs_are_done(queue, monkeypatch):
     """Not before: its jobs read it, and one that failed has left there what it said."""
 

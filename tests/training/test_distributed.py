@@ -216,3 +216,13 @@ def test_a_step_that_adds_up_no_gradients_is_refused(trainer, tiny_stream, monke
     monkeypatch.setattr(distributed, "dist", SimpleNamespace(**silent))
     with pytest.raises(BadInput, match=r"lora has a training step of its own.*: devices 1"):
         started.run()
+
+
+def test_no_file_of_the_folder_is_taken_for_a_package(monkeypatch):
+    """Python would look there first for a module that is begun by `-m`."""
+    begun = []
+    monkeypatch.setattr(
+        distributed, "elastic_launch", lambda config, program: lambda *words: begun.append(words)
+    )
+    assert distributed.launch(2, ["run", "--profile", "smoke"]) == 0
+    assert begun == [("-P", "-m", "fmlora_lab", "run", "--profile", "smoke")]
