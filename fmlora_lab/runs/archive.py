@@ -23,6 +23,7 @@ from safetensors.numpy import load
 
 from fmlora_lab.config import BadInput
 from fmlora_lab.files import there, write_together
+from fmlora_lab.runs.claim import Claim
 from fmlora_lab.runs.folder import RECORDS, Arrays, DamagedFile, RunFolder, sealed, sealed_arrays
 from fmlora_lab.runs.triangles import folded, folded_arrays, unfolded, unfolded_arrays
 
@@ -157,6 +158,12 @@ def ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str
     configurations only the last part is kept. BadInput where there is no run, and where the CSV
     would take the place of another file.
     """
+    alone = Claim(archive.with_name(f"{archive.name}.claim"))  # of two at once one lost its runs
+    with alone.acquire():
+        return _ship(runs, archive, read)
+
+
+def _ship(runs: Iterable["Run"], archive: Path, read: Mapping[str, Collection[str]]) -> Path:
     entries: dict[str, bytes] = {}
     everything = {run.id: run for run in runs}
     if archive.is_file():
@@ -180,7 +187,7 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
     environment = run.environment | {"method": run.label._asdict()}
     yield "config.json", sealed(_portable(run), None, indent=None)
     yield "environment.json", sealed(environment, None, indent=None)
-    yield "result.json", sealed(run.result, None, indent=None)
+    yield "result.json", sealed(run.written(), None, indent=None)
     if run.shipped:
         yield RECORDS, sealed_arrays(run.folder.read_arrays(RECORDS)[0], {}, None)
     else:

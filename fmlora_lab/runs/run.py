@@ -19,6 +19,7 @@ from fmlora_lab.benchmarks import check_stream, load
 from fmlora_lab.benchmarks.cut import sizes_said
 from fmlora_lab.benchmarks.stream import Stream, validation_stream
 from fmlora_lab.config import METHOD_LABELS, BadInput, RunConfig
+from fmlora_lab.files import TEMPORARY
 from fmlora_lab.interrupts import stopping
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.metrics import acc_over_time, accuracy_matrix, summary, told_apart, transfer
@@ -93,7 +94,8 @@ def _check_features(folder: RunFolder) -> None:
     """BadInput where they were not kept of all that a run has learned."""
     of_run = folder.has(FEATURES) or not folder.complete
     learned, kept = (
-        {file.name for file in folder.path.glob(f"{part}/*")} for part in ("tasks", FEATURES)
+        {file.name for file in folder.path.glob(f"{part}/*") if TEMPORARY not in file.name}
+        for part in ("tasks", FEATURES)
     )
     if not of_run or learned - kept:
         raise BadInput(
@@ -144,12 +146,8 @@ def _as_asked(stored: Run, config: RunConfig) -> Run:
     whose default it then has. What its stream and its machine decided stays."""
     was, training = stored.config, stored.config["training"]
     decided = {"loss_over": training.get("loss_over", "task"), "precision": training["precision"]}
-    stored.config = config.model_dump(mode="json")
+    stored.read_as(config.model_dump(mode="json"))
     stored.config["training"] |= decided
-    if "by_texts" in stored.result:
-        chosen = stored.result["by_texts"][getattr(config.benchmark, "task", "unknown")]
-        zero_shot = dict(zip(stored.environment["tasks"], chosen["zero_shot"], strict=True))
-        stored.result |= chosen | {"zero_shot": zero_shot}
     if config.benchmark.order != "drawn":
         stored.config["benchmark"]["order"] = was["benchmark"]["order"]
         stored.config["order_seed"] = 0

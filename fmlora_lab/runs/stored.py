@@ -1,5 +1,6 @@
 """Complete runs as they are on disk or in an archive. Nothing here imports torch."""
 
+import errno
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -68,7 +69,25 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
+        return self._of_task(self.written())
+
+    def written(self) -> dict[str, Any]:
+        """The result as its file has it, with today's names."""
         return _todays(self.folder.read_json("result.json"))
+
+    def _of_task(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Of two towers, Transfer, Average and Last with the task given or unknown, as the
+        configuration says."""
+        if "by_texts" not in result:
+            return result
+        chosen = result["by_texts"][self.config["benchmark"].get("task", "unknown")]
+        zero_shot = dict(zip(self.environment["tasks"], chosen["zero_shot"], strict=True))
+        return result | chosen | {"zero_shot": zero_shot}
+
+    def read_as(self, config: dict[str, Any]) -> None:
+        """Have the run this configuration, of the same computation."""
+        self.config = config
+        self.result = self._of_task(self.result)
 
     def brief(self) -> Brief:
         """What lists and tables read: configuration, numbers and label."""
@@ -310,8 +329,21 @@ def stored_run(folder: RunFolder) -> Run:
 def delete(folder: RunFolder) -> None:
     """Remove a run from disk, when no process is writing it; and what is left of one whose removal
     was killed."""
+    try:
+        with folder.alone():
+            _remove(folder)
+    except OSError as error:  # of a full disk, which has no room for a claim either
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full or folder.lock().taken():
+            raise
+        _remove(folder)
+
+
+def _remove(folder: RunFolder) -> None:
     gone = folder.root / f"{TEMPORARY}{uuid.uuid4().hex}"
-    with folder.alone(), naming(folder.path):
+    with naming(folder.path):
         folder.path.rename(gone)  # with its claim, so that no other begins within
         for left in folder.root.glob(f"{TEMPORARY}*/"):
-            shutil.rmtree(left, ignore_errors=left != gone)
+            shutil.rmtree(left, ignore_errors=True)  # another process may be at it
+        if gone.exists():
+            shutil.rmtree(gone)

@@ -93,16 +93,16 @@ def test_a_full_disk_leaves_neither_half_a_model_nor_half_a_collection(
     """The second of two files that belong together finds no room."""
     runs, name = stored
     merged, shipped = tmp_path / "merged", tmp_path / "shipped"
-    for words, second in [
-        (("runs", "merge", name, merged / "m.safetensors"), merged / "m.prompts.safetensors"),
-        (("ship", "mine", "--into", shipped), shipped / "mine.csv"),
+    for words, second, files in [
+        (("runs", "merge", name, merged / "m.safetensors"), merged / "m.prompts.safetensors", 1),
+        (("ship", "mine", "--into", shipped), shipped / "mine.csv", 2),  # a claim is one
     ]:
-        room, sync = [1], os.fsync
+        room, sync = [files], os.fsync
 
         def fsync(handle, room=room, sync=sync):
-            if not room.pop():
+            if not room[0]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            room.append(0)
+            room[0] -= 1
             sync(handle)
 
         with monkeypatch.context() as patch:

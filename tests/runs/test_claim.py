@@ -1,8 +1,10 @@
 """One writer a run, on any file system: a claim has one owner, and goes on to another when that one
 is gone."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,3 +219,36 @@ def test_of_processes_that_claim_at_once_one_wins_and_when_they_are_killed_one_a
             process.communicate("\n")
             assert process.returncode == -signal.SIGKILL
     assert all(not Claim(tmp_path / str(k) / "claim").taken() for k in range(rounds))
+
+
+def test_a_full_disk_lets_a_run_go(tmp_path, monkeypatch):
+    """It has no room for a claim, and a run that another process writes stays."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for name in ("abc", "def"):
+        RunFolder(tmp_path, name).write_json("config.json", {})
+    held = RunFolder(tmp_path, "def").lock().acquire()
+
+    def take(claim):
+        raise full
+
+    monkeypatch.setattr(Claim, "_take", take)
+    delete(RunFolder(tmp_path, "abc"))
+    assert [place.name for place in tmp_path.iterdir()] == ["def"]
+    with pytest.raises(OSError, match="No space left"):
+        delete(RunFolder(tmp_path, "def"))
+    held.release()
+
+
+def test_several_processes_delete_runs_of_one_folder(tmp_path, monkeypatch):
+    """One clears up after the other: what is gone already is no failure."""
+    for name in ("abc", "def"):
+        RunFolder(tmp_path, name).write_json("config.json", {})
+    remove = shutil.rmtree
+
+    def twice(path, *more, **how):
+        remove(path)
+        remove(path, *more, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", twice)
+    delete(RunFolder(tmp_path, "abc"))
+    assert [place.name for place in tmp_path.iterdir()] == ["def"]

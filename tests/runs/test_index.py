@@ -83,7 +83,7 @@ def test_notes_that_cannot_be_used_are_made_anew(folder, opened, monkeypatch, sp
     before = load_runs(folder)
     whole = (folder / INDEX).read_bytes()
     if spoilt is None:
-        monkeypatch.setattr(index, "VERSION", 2)
+        monkeypatch.setattr(index, "VERSION", index.VERSION + 1)
     else:
         (folder / INDEX).write_bytes(whole[:-10] + spoilt)
     opened.clear()

@@ -28,6 +28,7 @@ from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.archive import ship
 from fmlora_lab.runs.folder import DamagedFile, FolderKeeper, RunFolder
 from fmlora_lab.runs.frame import frame
+from fmlora_lab.runs.identity import identity
 from fmlora_lab.runs.stored import Run, load_runs
 from fmlora_lab.training import loop
 
@@ -340,6 +341,19 @@ def test_features_are_kept_where_that_is_asked_for(small, tmp_path):
         without.features(0)
     with pytest.raises(BadInput, match="stored without its features"):
         run(config, tmp_path / "without", keep_features=True)
+
+
+def test_a_file_half_written_is_no_task_without_its_features(small, tmp_path):
+    """Of a process that was killed; the next one clears it away."""
+    config = small("lora")
+
+    def end(curves):
+        (tmp_path / identity(config) / "tasks" / ".writing-1234").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, keep_features=True, watch=end)
+    assert run(config, tmp_path, keep_features=True).result["acc"]
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -12,6 +12,7 @@ from fmlora_lab.profiles import configure
 from fmlora_lab.runs import run as run_module
 from fmlora_lab.runs.identity import identity
 from fmlora_lab.runs.run import restore, run
+from fmlora_lab.runs.stored import load_runs
 
 QUICK = {
     "backbone.name": "glyphs-clip",
@@ -88,3 +89,16 @@ def test_the_trained_towers_come_back_and_merge_under_plain_names(stored, call, 
     assert load_file(file).keys() >= state.keys()
     learner.read_texts()
     assert learner.head.weight.norm(dim=1).min() > 1
+
+
+def test_a_stored_run_is_read_as_its_own_configuration_says(stored, tmp_path):
+    """Whoever lists runs asks for no configuration."""
+    given = run(config(benchmark__task="given"), tmp_path)
+    (read,) = load_runs(tmp_path)
+    by_texts = read.result["by_texts"]
+    assert read.config["benchmark"]["task"] == "given"
+    assert by_texts["given"]["last"] != by_texts["unknown"]["last"]
+    for name in ("transfer", "average", "last"):
+        assert read.result[name] == given.result[name] == by_texts["given"][name]
+    assert read.numbers["last"] == by_texts["given"]["last"]
+    assert list(read.result["zero_shot"].values()) == by_texts["given"]["zero_shot"]
