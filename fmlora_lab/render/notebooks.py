@@ -5,11 +5,12 @@ through which it is told where runs are kept and where its results go.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 import papermill
@@ -50,6 +51,20 @@ class OwnPython(AsyncKernelManager):
 
 class OneOfTwo(OwnPython):
     """With one thread, or as many as the user has set: two kernels share the cores."""
+
+    at_work: ClassVar[list["OneOfTwo"]] = []
+
+    def start_kernel(self, **kw: Any) -> Any:
+        self.at_work.append(self)
+        return super().start_kernel(**kw)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End their kernels, which an interrupt of the terminal does not reach."""
+        for manager in cls.at_work:
+            pid = getattr(manager.provisioner, "pid", None)
+            if pid is not None and manager.has_kernel:
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def kernel_spec(self) -> KernelSpec:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from fmlora_lab import progress
@@ -70,15 +71,32 @@ def render(
     places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
     if missing:  # trainings get in each other's way
         return sum(map(_execute, planned, places))
+    stopped = Event()
     with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(partial(_execute, kernel=OneOfTwo), planned, places))
+        try:
+            how = partial(_execute, kernel=OneOfTwo, stopped=stopped)
+            return sum(pool.map(how, planned, places))
+        except KeyboardInterrupt:
+            stopped.set()
+            OneOfTwo.end_all()
+            raise
 
 
-def _execute(planned: Asked, place: str, kernel: type[OwnPython] = OwnPython) -> bool:
-    """Execute one notebook and write its copy; returns whether it failed."""
+def _execute(
+    planned: Asked,
+    place: str,
+    kernel: type[OwnPython] = OwnPython,
+    stopped: Event | None = None,
+) -> bool:
+    """Execute one notebook and write its copy; returns whether it failed. Of one that is stopped
+    nothing is written."""
     path, folder, filled = planned
+    if stopped is not None and stopped.is_set():
+        return False
     progress.say(f"rendering {path} ({place})")
     notebook, error = execute(path, filled, kernel_manager_class=kernel, stderr_file=sys.stderr)
+    if stopped is not None and stopped.is_set():
+        return False
     copy = write(notebook, folder / path.name)
     if error:
         print(f"{path} failed: {error}; see {copy}", file=sys.stderr)

@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-from threading import Barrier, current_thread
+import time
+from threading import Barrier, Thread, current_thread
 
 import nbformat
 import pytest
@@ -293,6 +294,33 @@ def test_two_kernels_have_a_thread_each(notebooks, tmp_path):
     assert render(["threads", "good"], {}, figures_dir=tmp_path, notebooks_dir=notebooks) == 0
     executed = nbformat.read(tmp_path / "threads" / "11_threads.ipynb", 4)
     assert executed.cells[-1].outputs[0].text == "1\n"
+
+
+SLEEP = """
+import pathlib, time
+folder = pathlib.Path(figures_dir)
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "begun").touch()
+time.sleep(600)
+"""
+
+
+def test_an_interrupt_ends_the_notebooks_at_work_and_writes_none(notebooks, tmp_path):
+    (parameters,) = nbformat.read(notebooks / "00_good.ipynb", 4).cells[:1]
+    asleep = new_notebook(cells=[parameters, new_code_cell(SLEEP)])
+    for name in ("30_one", "31_two", "32_three"):
+        nbformat.write(asleep, notebooks / f"{name}.ipynb")
+
+    def interrupt():
+        while len([*tmp_path.glob("out/*/begun")]) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        render(["one", "two", "three"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
+    assert not [*tmp_path.glob("out/*/*.ipynb")]
+    assert len([*tmp_path.glob("out/*/begun")]) == 2
 
 
 def executing(monkeypatch, wait) -> None:
