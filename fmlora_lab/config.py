@@ -409,7 +409,9 @@ def explain(error: ValidationError, refusing: type[Settings] = RunConfig, prefix
     said = []
     for e in error.errors():
         loc = e["loc"]
-        where = prefix + ".".join(str(p) for p in loc if p not in BENCHMARKS) or "''"
+        kind = loc[1:2] if loc[:1] == ("benchmark",) else ()  # pydantic's word for which it is
+        named = loc[:1] + loc[2:] if {*kind} & BENCHMARKS.keys() else loc
+        where = prefix + ".".join(map(str, named)) or "''"
         value, message = e["input"], e["msg"].removeprefix("Value error, ")
         if message.startswith("method."):
             said.append(message)

@@ -22,8 +22,8 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from fmlora_lab import progress
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.methods.registry import METHODS, in_order
-from fmlora_lab.profiles import CLOSED, configure, profile_named
+from fmlora_lab.profiles import CLOSED, configure, dotted, profile_named
 from fmlora_lab.runs.claim import Claim
 from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.pool import Pool
@@ -76,7 +76,7 @@ def tune(
     for name in methods or ():
         if name not in rivals:
             raise BadInput(f"method is {name!r}; allowed: {', '.join(rivals)}")
-    given = given or {}
+    given = dotted(given)
     for name in sorted(OWN & given.keys()):
         raise BadInput(f"{name} is the procedure's own here; allowed: any other setting")
     asked = {"profile": profile, "benchmark": benchmark, "orders": orders, "halve": halve}
@@ -84,12 +84,19 @@ def tune(
     check_writable(out.parent)
     methods = methods or [m for m in in_order() if METHODS[m].record.search]
     configs = [configure(name, benchmark, profile, given, preset="defaults") for name in methods]
+    if orders > 1 and configs[0].benchmark.order != "drawn":
+        came = configs[0].benchmark.order
+        raise BadInput(
+            f"orders is {orders}, and benchmark.order is {came!r}, which is one; allowed: 1"
+        )
     how = (profile, benchmark, given, trials, orders, halve, runs_dir)
     with _alone(out):
         log = _log(out, asked, trials)
         log["procedure"] = " ".join((__doc__ or "").split())
-        for method, tried in zip(methods, _each(how, configs, workers), strict=True):
-            log["methods"][method] = {**_choices(method, tried), "trials": tried}
+        order = dict.fromkeys([*log["methods"], *methods])
+        for method, tried in _each(how, configs, workers):
+            known = log["methods"] | {method: {**_choices(method, tried), "trials": tried}}
+            log["methods"] = {name: known[name] for name in order if name in known}
             text = json.dumps(log, indent=1) + "\n"
             write_atomically(out, lambda file, text=text: file.write(text.encode()))
     return log
@@ -104,14 +111,19 @@ def _alone(out: Path) -> Claim:
         raise BadInput(f"another process is tuning into {out}; give a file of its own") from error
 
 
-def _each(how: tuple, configs: Sequence[RunConfig], workers: int) -> Iterator[list[dict[str, Any]]]:
-    one, methods = partial(_tried, how), [config.method.name for config in configs]
+def _each(
+    how: tuple, configs: Sequence[RunConfig], workers: int
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each method with its trials, as they come to their end."""
+    methods = [config.method.name for config in configs]
     if min(workers, len(methods)) < 2:
-        yield from map(one, methods)
+        yield from ((method, _tried(how, method)) for method in methods)
         return
     try:
         with Pool(min(workers, len(methods)), modules_to_import(configs, by_script=True)) as pool:
-            yield from pool.map(one, methods)
+            tried = {pool.submit(_tried, how, method): method for method in methods}
+            for done in as_completed(tried):
+                yield tried[done], done.result()
     except BrokenProcessPool as error:
         raise BadInput(
             "a process of the tuning died, perhaps for want of memory; its runs are stored, and "

@@ -56,10 +56,20 @@ def get_dataset(
             print(f"free: {free:.1f} GB")
         if free < needed:
             raise BadInput(f"{name} needs about {needed:g} GB on disk; {free:.1f} GB are free")
-        if not yes and not typer.confirm("Go on?"):
+        if not yes and not _agreed():
             raise typer.Exit(1)
     folder = unpacked(name, data)
     note = is_here(name, data)
     assert note is not None  # what was unpacked just now is here
     print(f"{folder}: {note['counts']['train']:,} + {note['counts']['test']:,} images")
     print(f"revision {note['revision']}, fingerprint {note['fingerprint'][:16]}")
+
+
+def _agreed() -> bool:
+    """BadInput where nobody is there to answer."""
+    try:
+        return typer.confirm("Go on?")
+    except typer.Abort as error:
+        raise BadInput(
+            "stopped, since nobody said yes; --yes downloads without a question"
+        ) from error

@@ -13,8 +13,9 @@ from fmlora_lab.backbone.vit import GLYPHS_VIT
 from fmlora_lab.files import cache_dir
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.profiles import profiles
+from fmlora_lab.runs.archive import archived
 from fmlora_lab.runs.folder import runs_root
-from fmlora_lab.runs.stored import names_in
+from fmlora_lab.runs.stored import in_archive, names_in
 
 PACKAGES = ("fmlora-lab", "torch", "torchvision", "timm", "papermill", "jupyterlab", "peft")
 
@@ -25,7 +26,7 @@ def report(runs_dir: Path | None = None) -> str:
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     bfloat16 = "bfloat16" if has_bfloat16(device) else "float32 (no bfloat16 in hardware)"
     root = runs_root(runs_dir)
-    stored = len(names_in(root, "result.json"))
+    stored = len(archived(root) if in_archive(root) else names_in(root, "result.json"))
     lines = [f"Python      {platform.python_version()}", *map(_package, PACKAGES)]
     lines += [
         f"device      {device.type}: {name}, {torch.get_num_threads()} threads, {bfloat16}",

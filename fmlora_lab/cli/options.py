@@ -72,7 +72,7 @@ def overrides_of(
     seed: int | None = None,
 ) -> dict[str, Any]:
     """The overrides that these options stand for, without those left out."""
-    from fmlora_lab.profiles import assignments, value_of
+    from fmlora_lab.profiles import assignments, dotted, value_of
 
     given = {
         "benchmark.data": data,
@@ -83,7 +83,7 @@ def overrides_of(
         "seed": seed,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    own = assignments(settings or [], "--set")
+    own = dotted(assignments(settings or [], "--set"))
     for key in given.keys() & own.keys():
         raise BadInput(f"{key} is given twice, by an option of its own and by --set; allowed: once")
     return given | own

@@ -3,7 +3,7 @@
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -104,7 +104,8 @@ def _closed_form(profile: str, method: str) -> Mapping[str, Any]:
 
 
 def dotted(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Overrides as they were given. BadInput for what has no dotted names."""
+    """Overrides, a setting each: what a dictionary of several gives stands by itself. BadInput for
+    what has no dotted names, and for a setting that is given twice."""
     if overrides is None:
         return {}
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
@@ -112,7 +113,20 @@ def dotted(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
             f"overrides is {overrides!r}; allowed: a dictionary from dotted names to values, such "
             'as {"training.epochs": 8}'
         )
-    return dict(overrides)
+    found: dict[str, Any] = {}
+    for key, value in _settings(overrides):
+        if key in found:
+            raise BadInput(f"{key} is given twice, once among several settings; allowed: once")
+        found[key] = value
+    return found
+
+
+def _settings(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:

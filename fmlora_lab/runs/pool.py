@@ -16,8 +16,8 @@ from fmlora_lab import progress, signals, threads
 class Pool(ProcessPoolExecutor):
     """Processes that share the cores out among them and do not write over each other's bars.
 
-    What ends the `with` block early ends the work too: what was not begun never is, and an
-    interrupt stops the others where they are.
+    What ends the `with` block early, an error or an interrupt, ends the work too: what was not
+    begun never is, and what was stops where it is.
     """
 
     def __init__(self, workers: int, modules: Sequence[str] = ()):
@@ -37,7 +37,7 @@ class Pool(ProcessPoolExecutor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None and not issubclass(kind, Exception):
+        if kind is not None:
             self._over.set()
         self.shutdown(cancel_futures=kind is not None)
 

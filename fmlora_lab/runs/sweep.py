@@ -82,7 +82,7 @@ def grid(
         for name, (_, value) in zip(every, point, strict=True):
             if name == "method" or name in left_out:
                 continue
-            own = value if isinstance(value, Mapping) else {_dotted(name, on): value}
+            own = dotted(value if isinstance(value, Mapping) else {_dotted(name, on): value})
             for key in own.keys() & of_axes.keys():
                 raise BadInput(f"two axes of the grid give {key}, {name!r} among them")
             of_axes |= own

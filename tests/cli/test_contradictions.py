@@ -1,15 +1,19 @@
 """What cannot be meant, or would be dropped without a word, is refused in one sentence."""
 
+import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from fmlora_lab import grid, tuning
 from fmlora_lab.cli.options import tell_slurm, tell_untuned
 from fmlora_lab.config import BadInput, MethodSettings
+from fmlora_lab.files import write_atomically
 from fmlora_lab.methods.low_rank.lora import LoRASettings
 from fmlora_lab.methods.registry import METHODS, register
 from fmlora_lab.profiles import profiles
@@ -41,6 +45,19 @@ pytestmark = pytest.mark.unit
         (("compare", "--stored", "glyphs-10", "--tasks", 7), "so benchmark.tasks is not for it"),
         (("compare", "lora", "nosuch", "--stored", "glyphs-10"), "has no runs of 'nosuch'; it has"),
         (("tune", "log.json", "--set", "method=lora"), "method is the procedure's own here"),
+        (
+            ("tune", "log.json", "--orders", 2, "--set", "benchmark.order=natural"),
+            "orders is 2, and benchmark.order is 'natural', which is one; allowed: 1",
+        ),
+        (
+            ("run", "--tasks", 5, "--set", 'benchmark={"tasks": 3}'),
+            "benchmark.tasks is given twice",
+        ),
+        (
+            ("run", "--set", 'method.drs={"enabled": false}', "--set", "method.drs.enabled=true"),
+            "method.drs.enabled is given twice",
+        ),
+        (("run", "--set", "folder=/x"), "folder is no setting of a run"),
         (("ship", ""), "NAME is ''"),
         (("ship", "mine.zip"), "NAME is 'mine.zip'"),
         (("ship", "../mine"), "NAME is '../mine'"),
@@ -168,12 +185,34 @@ def test_a_log_that_another_process_writes_is_not_written(tmp_path):
 
 def test_a_process_of_a_tuning_that_dies_is_told_in_one_sentence(tmp_path, monkeypatch):
     class Died(Pool):
-        def map(self, *_, **__):
+        def submit(self, *_, **__):
             raise BrokenProcessPool
 
     monkeypatch.setattr(tuning, "Pool", Died)
     with pytest.raises(BadInput, match=r"a process of the tuning died, .* its runs are stored"):
         tune(tmp_path / "log.json", ["lora", "full"], "smoke", 1, tmp_path / "runs", workers=2)
+
+
+def test_what_a_tuning_ended_with_is_in_its_log_though_another_method_fails(tmp_path, monkeypatch):
+    """Whichever comes first, and in the order in which they were asked for."""
+    written, log = Event(), tmp_path / "log.json"
+
+    def tried(how, method):
+        if method == "lora":
+            written.wait(60)
+            raise BadInput("a run of it is damaged")
+        return [{"settings": {}, "acc": 1.0, "acc_closed_form": 1.0}]
+
+    def write(*given):
+        write_atomically(*given)
+        written.set()
+
+    monkeypatch.setattr(tuning, "_tried", tried)
+    monkeypatch.setattr(tuning, "write_atomically", write)
+    monkeypatch.setattr(tuning, "Pool", lambda workers, modules: ThreadPoolExecutor(workers))
+    with pytest.raises(BadInput, match="a run of it is damaged"):
+        tune(log, ["lora", "full"], "smoke", 1, tmp_path / "runs", workers=2)
+    assert [*json.loads(log.read_text())["methods"]] == ["full"]
 
 
 def test_trials_that_diverged_are_not_chosen(tmp_path, monkeypatch):
@@ -199,3 +238,41 @@ def test_a_collection_does_not_take_the_place_of_a_users_table(tmp_path):
     with pytest.raises(BadInput, match=r"table\.csv is there, and is not of a collection"):
         ship(runs, tmp_path / "table.zip", {})
     assert (tmp_path / "table.csv").read_text() == "a,b"
+
+
+def test_two_axes_that_give_one_setting_are_refused_however_it_is_written():
+    axes = {
+        "variant": {"off": {"method.drs": {"enabled": False}}},
+        "method.drs.enabled": [True, False],
+    }
+    with pytest.raises(BadInput, match=r"two axes of the grid give method\.drs\.enabled"):
+        grid("smoke", **axes)
+
+
+def test_what_a_dictionary_gives_a_tuning_is_not_searched(tmp_path, monkeypatch):
+    asked = {}
+
+    def tried(how, method):
+        asked["given"] = how[2]
+        return [{"settings": {}, "acc": 1.0, "acc_closed_form": 1.0}]
+
+    monkeypatch.setattr(tuning, "_tried", tried)
+    given = {"method.bases": {"lr": 0.001}}
+    log = tune(tmp_path / "log.json", ["fm-lora"], "smoke", 2, None, given=given)
+    assert asked["given"] == log["asked"]["given"] == {"method.bases.lr": 0.001}
+    every = tuning.draw("fm-lora", 99, "demo", asked["given"])
+    assert not any("method.bases.lr" in settings for settings in every)
+
+
+def test_a_world_that_torchrun_did_not_begin_is_told(call, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, out, err = call("run", "--profile", "smoke")
+    assert (code, out) == (2, "") and "$WORLD_SIZE is 2, but torchrun's RANK" in err
+
+
+def test_a_question_that_nobody_answers_is_told(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("FMLORA_CACHE", str(tmp_path))
+    monkeypatch.setattr("fmlora_lab.benchmarks.hub.free_gigabytes", lambda: 1000.0)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = call("data", "get", "cifar100")
+    assert code == 2 and "nobody said yes; --yes downloads without a question" in err
