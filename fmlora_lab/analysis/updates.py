@@ -28,6 +28,8 @@ Array = NDArray[np.float64]
 Update = tuple[Array, Array]
 """U (d_out, k) and V (d_in, k)."""
 Item = TypeVar("Item")
+OTHER_STARTS = ("loda", "block-lora", "rank1-pool")
+"""Methods whose V starts in more or fewer columns than their rank says, or keeps fewer of them."""
 TINY = 1e-6
 """Directions with a singular value below this share of the largest are no directions."""
 LAYERS = ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -173,14 +175,15 @@ def by_chance(run: Run) -> dict[str, float]:
 
     which is the mean size of a coordinate of a random direction among d_out d_in many. Cosines are
     of r random directions among d_in, drawn; of a method whose updates have no one rank r, both
-    are NaN. A record says r / d_in of where V started; d_out
-    follows from the layer's place in a block, whose MLP is four times as wide.
+    are NaN. A record says r / d_in of where V started, but of `OTHER_STARTS`, which are NaN too;
+    d_out follows from the layer's place in a block, whose MLP is four times as wide.
     """
     record, method = run.task(0), run.config["method"]
     rank = method.get("basis_rank" if run.label.updates == "cores" else "rank")
-    if "start_chance" not in record or rank is None or not record["start_chance"][:, 1].all():
+    started = record.get("start_chance", np.zeros((1, 2)))[:, 1]
+    if rank is None or not started.all() or run.method_name in OTHER_STARTS:
         return dict.fromkeys(("collision", "input_cosine"), np.nan)
-    widths = rank / record["start_chance"][:, 1].astype(float)  # d_in
+    widths = rank / started.astype(float)  # d_in
     sites = sorted(measured(run)["by_site"], key=place)
     fused = [name for name in method["layers"] if name in LAYERS[1:4]]  # those of q, k and v
     times = {"attn.qkv": len(fused) or 3, "mlp.fc1": 4}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fmlora_lab import grid, sweep
 from fmlora_lab.analysis.updates import (
     between,
+    by_chance,
     collisions,
     cosines,
     directions,
@@ -277,6 +278,17 @@ def test_interference_is_the_mean_over_every_two_tasks(shipped):
         whole = np.array(of[name])
         assert found[name] == pytest.approx((whole.sum() - whole.trace()) / 90)
     assert found["norm"] == pytest.approx(sum(of["norms"]) / 10)
+
+
+def test_chance_is_known_where_a_record_says_how_wide_a_layer_is(shipped, monkeypatch):
+    run = shipped["lora"]
+    assert by_chance(run)["collision"] == pytest.approx(0.00402, abs=1e-5)
+    zero = {"start_chance": np.zeros((24, 2))}  # given columns that were not drawn
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "task", lambda t: zero)
+        assert np.isnan([*by_chance(run).values()]).all()
+    monkeypatch.setitem(run.config, "method", run.config["method"] | {"name": "loda"})
+    assert np.isnan([*by_chance(run).values()]).all()
 
 
 def test_a_collision_stands_beside_what_the_earlier_task_lost_in_that_step(shipped):

@@ -269,6 +269,11 @@ def test_doctor_says_what_is_there(call, tmp_path):
         assert word in out
 
 
+def test_doctor_counts_the_runs_of_an_archive(call):
+    code, out, _ = call("doctor", "--runs-dir", archive.RESULTS / "glyphs-10.zip")
+    assert code == 0 and "runs        36 complete in" in out
+
+
 @pytest.mark.process
 def test_module_and_help_without_torch():
     code = (
