@@ -13,6 +13,7 @@ import numpy as np
 
 from fmlora_lab.config import METHOD_LABELS, BadInput, MethodLabel
 from fmlora_lab.files import TEMPORARY, naming, where_it_can_be_kept
+from fmlora_lab.metrics import transfer
 from fmlora_lab.runs.archive import ArchivedRun, archived, dotted, opened
 from fmlora_lab.runs.folder import (
     FEATURES,
@@ -76,18 +77,20 @@ class Run:
         return _todays(self.folder.read_json("result.json"))
 
     def _of_task(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Of two towers, Transfer, Average and Last with the task given or unknown, as the
-        configuration says."""
-        if "by_texts" not in result:
-            return result
-        chosen = result["by_texts"][self.config["benchmark"].get("task", "unknown")]
+        """With Transfer, Average and Last with the task given or unknown, as the configuration
+        says."""
+        task = self.config["benchmark"].get("task", "unknown")
+        if "by_texts" not in result:  # of one tower
+            given = task == "given" and "transfer" in result
+            return result | (transfer(_matrix(result["within_task_matrix"])) if given else {})
+        chosen = result["by_texts"][task]
         zero_shot = dict(zip(self.environment["tasks"], chosen["zero_shot"], strict=True))
         return result | chosen | {"zero_shot": zero_shot}
 
     def read_as(self, config: dict[str, Any]) -> None:
         """Have the run this configuration, of the same computation."""
         self.config = config
-        self.result = self._of_task(self.result)
+        self.result = self._of_task(self.written())
 
     def brief(self) -> Brief:
         """What lists and tables read: configuration, numbers and label."""
@@ -107,7 +110,7 @@ class Run:
     @property
     def accuracy_matrix(self) -> np.ndarray:
         """a (N, N) in percent of the head that ranks this run; NaN where not measured."""
-        return np.array(self.result["accuracy_matrix"], dtype=float)
+        return _matrix(self.result["accuracy_matrix"])
 
     def matrices(self, head: str) -> tuple[np.ndarray, np.ndarray]:
         """a and, with the task given, a_w, both (N, N) in percent, by one of the run's heads; NaN
@@ -220,6 +223,10 @@ def _without_matrices(result: dict[str, Any]) -> dict[str, Any]:
         for name, value in result.items()
         if not (isinstance(value, list) and value and isinstance(value[0], list))
     }
+
+
+def _matrix(rows: list[list[float | None]]) -> np.ndarray:
+    return np.array(rows, dtype=float)
 
 
 def _todays(result: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,3 +103,13 @@ def test_a_stored_run_is_read_as_its_own_configuration_says(stored, tmp_path):
         assert read.result[name] == given.result[name] == by_texts["given"][name]
     assert read.numbers["last"] == by_texts["given"]["last"]
     assert list(read.result["zero_shot"].values()) == by_texts["given"]["zero_shot"]
+
+
+def test_of_one_tower_too_the_task_is_given_where_it_is_asked_for(tmp_path):
+    asked = [config(backbone__name="glyphs-vit", benchmark__task=t) for t in ("given", "unknown")]
+    given, unknown = (run(own, tmp_path) for own in asked)
+    assert given.id == unknown.id
+    within = np.array(given.result["within_task_matrix"], float)
+    assert given.result["last"] == pytest.approx(within[-1].mean())
+    assert unknown.result["last"] == pytest.approx(unknown.accuracy_matrix[-1].mean())
+    assert given.result["last"] > unknown.result["last"]
