@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from fmlora_lab.config import (
     RunConfig,
 )
 from fmlora_lab.runs.archive import collections
-from fmlora_lab.runs.folder import DamagedFile
 from fmlora_lab.runs.stored import load_runs
 
 STEP_IMAGES = 4
@@ -40,13 +38,10 @@ STEP_IMAGES = 4
 @cache
 def speeds(runs_dir: Path | str | None = None) -> dict[tuple, float]:
     """Seconds for a unit of `work` by `kind`: the median of the complete runs of a folder, all of
-    which it opens, and of those that came with the lab. Of a folder with a damaged run the latter
-    alone: who asks for that run is told."""
-    known = [run for path in collections().values() for run in load_runs(path)]
-    with suppress(DamagedFile):
-        known += load_runs(runs_dir)
+    which it opens, and of those that came with the lab."""
+    shipped = [run for path in collections().values() for run in load_runs(path)]
     found: dict[tuple, list[float]] = {}
-    for run in known:
+    for run in [*shipped, *load_runs(runs_dir)]:
         found.setdefault(kind(run.config), []).append(run.numbers["seconds"] / work(run.config))
     return {key: statistics.median(seconds) for key, seconds in found.items()}
 
