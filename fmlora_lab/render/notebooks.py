@@ -5,7 +5,6 @@ through which it is told where runs are kept and where its results go.
 """
 
 import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,9 +61,9 @@ class OneOfTwo(OwnPython):
     def end_all(cls) -> None:
         """End their kernels, which an interrupt of the terminal does not reach."""
         for manager in cls.at_work:
-            pid = getattr(manager.provisioner, "pid", None)
-            if pid is not None and manager.has_kernel:
-                os.kill(pid, signal.SIGKILL)
+            process = getattr(manager.provisioner, "process", None)
+            if process is not None:  # else it has not begun, or came to its end
+                process.kill()
 
     @property
     def kernel_spec(self) -> KernelSpec:

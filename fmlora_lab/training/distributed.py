@@ -36,7 +36,7 @@ PATIENCE = datetime.timedelta(days=7)
 wait until it may write the run."""
 CLOSING = "10"
 """Seconds that processes have to end after an interrupt."""
-OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """What it tells a process beside $WORLD_SIZE, which some clusters set by themselves."""
 LAUNCHER = "FMLORA_LAUNCHER"
 """In the environment: the number of the process that began them."""
@@ -156,7 +156,8 @@ def join() -> Ranks:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1 or dist.is_initialized():
         return ranks()
-    if lacking := [name for name in OF_TORCHRUN if name not in os.environ]:
+    needed = (*OF_TORCHRUN, "LOCAL_RANK") if pick_device().type == "cuda" else OF_TORCHRUN
+    if lacking := [name for name in needed if name not in os.environ]:
         raise BadInput(
             f"$WORLD_SIZE is {size}, but torchrun's {', '.join(lacking)} is not set; unset it, or "
             "begin with `fmlora-lab run --devices N`"
