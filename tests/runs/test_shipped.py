@@ -59,8 +59,8 @@ def test_forty_trials_are_shown_as_their_runs_say(preset, tmp_path):
     page = ROOT / "docs/results.md"
     if not page.is_file():
         pytest.skip("docs/results.md is not here")
-    tuned = "fm-lora still-lora rank1-pool sd-lora n-lora inflora sora o-lora ranpac lora full"
-    tuned = (*tuned.split(), "linear-probe")
+    tuned = "fm-lora still-lora ortho-lora rank1-pool sd-lora n-lora inflora sora o-lora ranpac"
+    tuned = (*tuned.split(), "lora", "full", "linear-probe")
     asked = grid("demo-forty", preset=preset, method=tuned, order_seed=range(10))
     table = compared(sweep(asked, tmp_path))
     assert not list(tmp_path.iterdir())
