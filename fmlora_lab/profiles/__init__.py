@@ -159,16 +159,13 @@ def stream_of(profile: str, stream: str) -> tuple[str, dict[str, Any]]:
 
 def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
     """config["a"]["b"] = value for the key "a.b"; a dictionary adds to what is there."""
-    if isinstance(value, Mapping):
-        for name, own in value.items():
-            set_dotted(config, f"{key}.{name}", own)
-        return
-    *path, leaf = key.split(".")
-    for part in path:
-        config = config.setdefault(part, {})
-        if not isinstance(config, dict):
-            raise BadInput(f"{key} is no setting: {part} has none of its own")
-    config[leaf] = value
+    for name, own in _settings({key: value}):
+        at, (*path, leaf) = config, name.split(".")
+        for part in path:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise BadInput(f"{name} is no setting: {part} has none of its own")
+        at[leaf] = own
 
 
 def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:

@@ -69,33 +69,27 @@ def render(
     if missing and not in_archive(root := runs_root(runs_dir)):
         check_writable(root)
     places = [f"{number} of {len(planned)}" for number in range(1, len(planned) + 1)]
-    if missing:  # trainings get in each other's way
-        return sum(map(_execute, planned, places))
     stopped = Event()
+    if missing:  # trainings get in each other's way
+        return sum(map(partial(_execute, stopped, OwnPython), planned, places))
     with ThreadPoolExecutor(2) as pool:
         try:
-            how = partial(_execute, kernel=OneOfTwo, stopped=stopped)
-            return sum(pool.map(how, planned, places))
+            return sum(pool.map(partial(_execute, stopped, OneOfTwo), planned, places))
         except KeyboardInterrupt:
             stopped.set()
             OneOfTwo.end_all()
             raise
 
 
-def _execute(
-    planned: Asked,
-    place: str,
-    kernel: type[OwnPython] = OwnPython,
-    stopped: Event | None = None,
-) -> bool:
+def _execute(stopped: Event, kernel: type[OwnPython], planned: Asked, place: str) -> bool:
     """Execute one notebook and write its copy; returns whether it failed. Of one that is stopped
     nothing is written."""
     path, folder, filled = planned
-    if stopped is not None and stopped.is_set():
+    if stopped.is_set():
         return False
     progress.say(f"rendering {path} ({place})")
     notebook, error = execute(path, filled, kernel_manager_class=kernel, stderr_file=sys.stderr)
-    if stopped is not None and stopped.is_set():
+    if stopped.is_set():
         return False
     copy = write(notebook, folder / path.name)
     if error:

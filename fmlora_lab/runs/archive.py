@@ -187,7 +187,7 @@ def _parts(run: "Run", opens: Collection[str]) -> Iterable[tuple[str, bytes]]:
     environment = run.environment | {"method": run.label._asdict()}
     yield "config.json", sealed(_portable(run), None, indent=None)
     yield "environment.json", sealed(environment, None, indent=None)
-    yield "result.json", sealed(run.written(), None, indent=None)
+    yield "result.json", sealed(run.written, None, indent=None)
     if run.shipped:
         yield RECORDS, sealed_arrays(run.folder.read_arrays(RECORDS)[0], {}, None)
     else:

@@ -70,8 +70,9 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        return self._of_task(self.written())
+        return self._of_task(self.written)
 
+    @cached_property
     def written(self) -> dict[str, Any]:
         """The result as its file has it, with today's names."""
         return _todays(self.folder.read_json("result.json"))
@@ -90,7 +91,7 @@ class Run:
     def read_as(self, config: dict[str, Any]) -> None:
         """Have the run this configuration, of the same computation."""
         self.config = config
-        self.result = self._of_task(self.written())
+        self.result = self._of_task(self.written)
 
     def brief(self) -> Brief:
         """What lists and tables read: configuration, numbers and label."""
