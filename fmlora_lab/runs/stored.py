@@ -80,10 +80,12 @@ class Run:
     def _of_task(self, result: dict[str, Any]) -> dict[str, Any]:
         """With Transfer, Average and Last with the task given or unknown, as the configuration
         says."""
+        if "transfer" not in result:
+            return result
         task = self.config["benchmark"].get("task", "unknown")
         if "by_texts" not in result:  # of one tower
-            given = task == "given" and "transfer" in result
-            return result | (transfer(_matrix(result["within_task_matrix"])) if given else {})
+            told = transfer(_matrix(result["within_task_matrix"])) if task == "given" else {}
+            return result | told
         chosen = result["by_texts"][task]
         zero_shot = dict(zip(self.environment["tasks"], chosen["zero_shot"], strict=True))
         return result | chosen | {"zero_shot": zero_shot}

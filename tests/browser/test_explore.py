@@ -177,8 +177,9 @@ def test_a_press_on_the_map_of_confusion_shows_its_images(page, changes, voila):
     page.wait_for_function(
         "before => document.querySelector('select[aria-label=class]').value != before", arg=before
     )
-    assert page.locator(".fml-images figure img").count() > 0
-    assert all(img.get_attribute("alt") for img in page.locator(".fml-images img").all())
+    # in one look: the images are set anew while the notebook answers
+    said = page.eval_on_selector_all(".fml-images figure img", "images => images.map(i => i.alt)")
+    assert said and all(said)
 
 
 def test_a_point_that_is_pointed_at_shows_its_image(page, voila):

@@ -82,6 +82,21 @@ def test_what_is_imported_from_the_lab_is_there(path):
                     importlib.import_module(f"{node.module}.{name.name}")
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_lines_that_a_lesson_shows_are_there(path):
+    """What it imports, and what it shows of code that it imports."""
+    names: dict = {}
+    shown = 0
+    for node in parsed(path):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node), names)
+    for node in parsed(path):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "show":
+            assert "```python" in eval(ast.unparse(node), names).data
+            shown += 1
+    assert shown
+
+
 @studies
 def test_a_study_states_a_grid_sweeps_once_and_publishes_last(path):
     called = [
