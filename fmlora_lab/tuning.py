@@ -239,6 +239,7 @@ def _log(out: Path, asked: dict[str, Any], trials: int) -> dict[str, Any]:
     try:
         log = json.loads(out.read_text("utf-8"))
         known = {"halve": False, **{"asked": asked, **log}["asked"]}
+        known["given"] = dotted(known.get("given"))
         most = max((len(found["trials"]) for found in log["methods"].values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{out} is no log of `fmlora-lab tune`; give a file of its own") from error

@@ -149,6 +149,15 @@ def test_no_trial_of_a_log_is_lost(log, refused, tmp_path):
     assert json.loads(out.read_text()) == log and not (tmp_path / "runs").exists()
 
 
+def test_a_log_of_dictionaries_of_settings_is_of_the_same_given(tmp_path):
+    """As they were written before a dictionary was its settings."""
+    out = tmp_path / "log.json"
+    asked = ASKED | {"given": {"method.drs": {"enabled": False}}}
+    out.write_text(json.dumps({"asked": asked, "methods": {"fm-lora": {"trials": [{}] * 5}}}))
+    with pytest.raises(BadInput, match="has 5 of a method"):
+        tune(out, ["fm-lora"], "smoke", 4, tmp_path, given={"method.drs": {"enabled": False}})
+
+
 def test_shipped_choices_are_those_of_their_logs():
     for profile in profiles():
         methods = trials(profile)

@@ -14,16 +14,17 @@ from numpy.typing import ArrayLike
 from fmlora_lab.analysis.differences import differences_of
 from fmlora_lab.analysis.tables import counted
 from fmlora_lab.config import title_of
-from fmlora_lab.runs.frame import draw_of
+from fmlora_lab.runs.frame import DRAWS, draw_of
 
 
 def table_of(values: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """A table of (draws,) by label: draws that Series name in their index stand in one row, others
-    by their places; NaN where a label lacks one."""
+    """A table of (draws,) by label: draws that Series have for their index, as `by_draw` names it,
+    stand in one row, others by their places; NaN where a label lacks one."""
     series = {
-        name: own if isinstance(own, pd.Series) else pd.Series(np.ravel(own))
+        name: own if isinstance(own, pd.Series) and own.index.name in DRAWS else np.ravel(own)
         for name, own in values.items()
     }
+    series = {name: pd.Series(own) for name, own in series.items()}
     return pd.DataFrame(series, dtype=float)
 
 

@@ -128,7 +128,10 @@ def curves(
         return acc_over_time(a, run.result["test_images"])
 
     means = _means(found, by, curve)
-    return {name: pd.DataFrame(np.stack([*own.values()]), [*own]) for name, own in means.items()}
+    return {
+        name: pd.DataFrame(np.stack([*own.values()]), pd.Index([*own], name=drawn_by(found)))
+        for name, own in means.items()
+    }
 
 
 def matrices(found: pd.DataFrame, by: str = "method") -> dict[Any, NDArray[np.float64]]:

@@ -66,11 +66,11 @@ def run_command(
     if not distributed.join().first:
         follow(config, compile)
         return
-    options.tell_untuned(profile, [method], preset)
     if devices > 1 and distributed.ranks().size == 1:
         distributed.check(devices, config.training.batch_size)
         if find_stored(config, runs_dir) is None:  # by this command again, on each of them
             raise typer.Exit(distributed.launch(devices, sys.argv[1:]))
+    options.tell_untuned(profile, [method], preset)
     stored = run(config, runs_dir, keep_features=keep_features, compile=compile)
     distributed.leave()
     if as_json:

@@ -123,7 +123,7 @@ def dotted(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _settings(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in given.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -165,7 +165,8 @@ def set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
             at = at.setdefault(part, {})
             if not isinstance(at, dict):
                 raise BadInput(f"{name} is no setting: {part} has none of its own")
-        at[leaf] = own
+        if own != {} or not isinstance(at.get(leaf), dict):
+            at[leaf] = own
 
 
 def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:

@@ -3,10 +3,10 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 from fmlora_lab import progress
@@ -73,12 +73,23 @@ def render(
     if missing:  # trainings get in each other's way
         return sum(map(partial(_execute, stopped, OwnPython), planned, places))
     with ThreadPoolExecutor(2) as pool:
+        each = [
+            pool.submit(_execute, stopped, OneOfTwo, *one)
+            for one in zip(planned, places, strict=True)
+        ]
         try:
-            return sum(pool.map(partial(_execute, stopped, OneOfTwo), planned, places))
+            return sum(one.result() for one in each)
         except KeyboardInterrupt:
             stopped.set()
-            OneOfTwo.end_all()
+            # Beside this thread, which a second interrupt may hit.
+            Thread(target=_end, args=(each,), daemon=True).start()
             raise
+
+
+def _end(each: Sequence[Future]) -> None:
+    """End the notebooks at work, those too whose kernels are just starting."""
+    while wait(each, timeout=0.2).not_done:
+        OneOfTwo.end_all()
 
 
 def _execute(stopped: Event, kernel: type[OwnPython], planned: Asked, place: str) -> bool:

@@ -54,6 +54,7 @@ class Claim:
         self.path = path
         self.chain: list[Link] = []  # up to this process's own, while it has it
         self.ended = threading.Event()
+        self.folder_goes = False  # a user's own empty folder stays
 
     def acquire(self, timeout: float | None = None) -> Self:
         """Take the claim, waiting for up to `timeout` seconds, for as long as it takes by default.
@@ -75,8 +76,9 @@ class Claim:
             for link in self.chain:  # from the first: see `_take`
                 link.path.unlink(missing_ok=True)
         self.chain = []
-        with suppress(OSError):
-            self.path.parent.rmdir()  # where nothing was written
+        if self.folder_goes:
+            with suppress(OSError):
+                self.path.parent.rmdir()  # where nothing was written
 
     def check(self) -> None:
         """Lost where another process has it by now."""
@@ -107,6 +109,7 @@ class Claim:
         own = {"host": host(), "process": os.getpid(), "began": began(os.getpid())}
         own["word"] = uuid.uuid4().hex
         place = _after(chain[-1]) if chain else self.path
+        self.folder_goes |= bool(chain) or not self.path.parent.is_dir()
         make_folder(self.path.parent)
         # The name, or the folder, went to another process meanwhile: then it is not ours.
         with (

@@ -63,10 +63,12 @@ def seconds_of(config: RunConfig, runs_dir: Path | str | None = None) -> float:
 
 def kind(settings: dict) -> tuple:
     """What runs of about equal speed, whose `work` has one unit, share: of a user's images those
-    of one place alone, since another has other classes."""
+    of one name alone, since others have other classes. Runs that came with the lab know no more of
+    their place than that name."""
     benchmark, backbone = settings["benchmark"], settings["backbone"]
-    stream = benchmark.get("dataset") or benchmark["name"], str(benchmark.get("data"))
-    unit = settings["training"].get("iterations") is None, benchmark.get("train_images") is None
+    stream = benchmark.get("dataset") or benchmark["name"], Path(str(benchmark.get("data"))).name
+    steps = settings["training"].get("iterations")  # of each task
+    unit = steps and str(benchmark.get("tasks")), benchmark.get("train_images") is None
     return settings["method"]["name"], *stream, *unit, backbone["name"], backbone["image_size"]
 
 

@@ -147,10 +147,11 @@ def labelled(found: Sequence[Run]) -> pd.DataFrame:
     alike: dict[Any, list[Run]] = {}
     for run, own in zip(found, told, strict=True):
         alike.setdefault((run.method_name, own), []).append(run)
+    placed = {key: other_files(own) for key, own in alike.items()}
     rows = []
     for run, own in zip(found, told, strict=True):
         method = run.method_name
-        if other_files(alike[method, own]):
+        if placed[method, own]:
             own += tuple(f"{name.partition('.')[2]} {_place(run, name)}" for name in PLACES)
         label = " · ".join([title_of(method), *own]) if own else method
         rows.append(({"method": label, **{name: run.config[name] for name in DRAWS}}, run))

@@ -29,7 +29,7 @@ def main(listed: Path) -> int:
     all_of_it = json.loads(listed.read_text("utf-8"))
     own = all_of_it["runs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
     # Last, so that no file beside a notebook takes a package's place.
-    sys.path += [place for place in all_of_it["path"] if place not in sys.path]
+    sys.path += [place for place in all_of_it.get("path", ()) if place not in sys.path]
 
     from fmlora_lab import threads
     from fmlora_lab.runs.claim import HEARTBEAT, VOID_AFTER

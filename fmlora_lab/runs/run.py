@@ -94,10 +94,10 @@ def _check_features(folder: RunFolder) -> None:
     """BadInput where they were not kept of all that a run has learned."""
     of_run = folder.has(FEATURES) or not folder.complete
     learned, kept = (
-        {file.name for file in folder.path.glob(f"{part}/*") if TEMPORARY not in file.name}
+        sum(TEMPORARY not in file.name for file in folder.path.glob(f"{part}/*"))
         for part in ("tasks", FEATURES)
     )
-    if not of_run or learned - kept:
+    if not of_run or kept < learned:
         raise BadInput(
             f"run {folder.run_id} is stored without its features, or those of some tasks; compute "
             f"it anew after `fmlora-lab runs delete {folder.run_id}`"

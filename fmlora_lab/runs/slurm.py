@@ -85,7 +85,7 @@ class Jobs:
     ):
         self.new = {name: _as_named(config) for name, config in new.items()}
         self.root, self.retry = runs_root(runs_dir).absolute(), retry
-        self.options, self.throttle = {**OPTIONS, **options}, str(options.get("array", ""))
+        self.options, self.throttle = {**OPTIONS, **options}, str(options.get("array") or "")
         if not re.fullmatch(r"(%[1-9]\d*)?", self.throttle):
             raise BadInput(
                 f"array is {self.throttle!r}; allowed: %N, how many jobs run at once, such as %8"

@@ -80,12 +80,10 @@ class Run:
     def _of_task(self, result: dict[str, Any]) -> dict[str, Any]:
         """With Transfer, Average and Last with the task given or unknown, as the configuration
         says."""
-        if "transfer" not in result:
-            return result
-        task = self.config["benchmark"].get("task", "unknown")
+        task = self.config.get("benchmark", {}).get("task", "unknown")
         if "by_texts" not in result:  # of one tower
-            told = transfer(_matrix(result["within_task_matrix"])) if task == "given" else {}
-            return result | told
+            given = task == "given" and "transfer" in result
+            return result | (transfer(_matrix(result["within_task_matrix"])) if given else {})
         chosen = result["by_texts"][task]
         zero_shot = dict(zip(self.environment["tasks"], chosen["zero_shot"], strict=True))
         return result | chosen | {"zero_shot": zero_shot}
@@ -93,7 +91,7 @@ class Run:
     def read_as(self, config: dict[str, Any]) -> None:
         """Have the run this configuration, of the same computation."""
         self.config = config
-        self.result = self._of_task(self.written)
+        self.result = self.numbers = self._of_task(self.written)
 
     def brief(self) -> Brief:
         """What lists and tables read: configuration, numbers and label."""

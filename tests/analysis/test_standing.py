@@ -44,11 +44,18 @@ def test_pairs_that_are_lacking_part_nothing():
 
 def test_series_are_paired_by_their_orders_and_not_by_their_places():
     """One point more in each order that both have, whatever others one of them has."""
-    own = pd.Series(BASE, [0, 1, 2])
-    of_later_orders = pd.Series([55.0, 59, 90], [1, 2, 3])
+    own = pd.Series(BASE, pd.Index([0, 1, 2], name="order_seed"))
+    of_later_orders = pd.Series([55.0, 59, 90], pd.Index([1, 2, 3], name="order_seed"))
     table = table_of({"lora": own, "inflora": of_later_orders})
     assert table.index.tolist() == [0, 1, 2, 3]
     assert (table.inflora - table.lora).dropna().tolist() == [1, 1]
+
+
+def test_columns_of_a_frame_know_no_orders_and_are_paired_by_their_places():
+    """As `found.groupby(...)` gives them, each with the numbers of its own rows."""
+    found = pd.DataFrame({"acc": [*BASE, *BASE + 9], "rank": ["a"] * 3 + ["b"] * 3})
+    columns = {name: own.acc for name, own in found.groupby("rank")}
+    assert level_with_first(table_of(columns)) == ("b", [])
 
 
 class Drawn:

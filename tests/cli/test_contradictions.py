@@ -58,6 +58,8 @@ pytestmark = pytest.mark.unit
             "method.drs.enabled is given twice",
         ),
         (("run", "--set", "folder=/x"), "folder is no setting of a run"),
+        (("run", "--set", "trainig={}"), "trainig is no setting of a run"),
+        (("run", "--set", "training.epochs={}"), "training.epochs is {}"),
         (("ship", ""), "NAME is ''"),
         (("ship", "mine.zip"), "NAME is 'mine.zip'"),
         (("ship", "../mine"), "NAME is '../mine'"),

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from reading import clouds, draws, intervals, legend, marks, names, surrounds, title
 
@@ -135,6 +136,11 @@ def test_the_title_says_which_methods_intervals_part_from_all_that_cost_no_more(
     points["inflora"] = ([63.0, 62, 70], 3.0)
     said = title(plots.pareto(points, "cost"))
     assert said.endswith("by interval above all that cost no more: full fine-tuning")
+    of_rows = {  # as columns of a frame have them, in rows of their own
+        name: (pd.Series(acc, np.arange(3) + 10 * cost), cost)
+        for name, (acc, cost) in points.items()
+    }
+    assert title(plots.pareto(of_rows, "cost")) == said
 
 
 def test_no_third_of_the_axis_of_costs_is_empty():

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fmlora_lab.config import BadInput
-from fmlora_lab.render.notebooks import closing_lines, prepare, select, short_name
+from fmlora_lab.render.notebooks import OwnPython, closing_lines, prepare, select, short_name
 from fmlora_lab.render.render import render
 
 PARAMETERS = "word = 'default'\nruns_dir = None\nfigures_dir = '.'"
@@ -301,26 +301,48 @@ import pathlib, time
 folder = pathlib.Path(figures_dir)
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "begun").touch()
-time.sleep(600)
+time.sleep(60)
+(folder / "ended").touch()
 """
 
 
-def test_an_interrupt_ends_the_notebooks_at_work_and_writes_none(notebooks, tmp_path):
+@pytest.fixture
+def asleep(notebooks):
+    """Three notebooks that take their time."""
     (parameters,) = nbformat.read(notebooks / "00_good.ipynb", 4).cells[:1]
-    asleep = new_notebook(cells=[parameters, new_code_cell(SLEEP)])
     for name in ("30_one", "31_two", "32_three"):
-        nbformat.write(asleep, notebooks / f"{name}.ipynb")
+        own = new_notebook(cells=[parameters, new_code_cell(SLEEP)])
+        nbformat.write(own, notebooks / f"{name}.ipynb")
+    return notebooks
 
+
+def test_an_interrupt_ends_the_notebooks_at_work_and_writes_none(asleep, tmp_path):
     def interrupt():
-        while len([*tmp_path.glob("out/*/begun")]) < 2:
+        until = time.monotonic() + 60
+        while len([*tmp_path.glob("out/*/begun")]) < 2 and time.monotonic() < until:
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        render(["one", "two", "three"], {}, figures_dir=tmp_path / "out", notebooks_dir=notebooks)
-    assert not [*tmp_path.glob("out/*/*.ipynb")]
+        render(["one", "two", "three"], {}, figures_dir=tmp_path / "out", notebooks_dir=asleep)
+    assert not [*tmp_path.glob("out/*/*.ipynb"), *tmp_path.glob("out/*/ended")]
     assert len([*tmp_path.glob("out/*/begun")]) == 2
+
+
+def test_an_interrupt_ends_a_notebook_whose_kernel_is_just_starting(asleep, tmp_path, monkeypatch):
+    began, start_kernel = [], OwnPython.start_kernel
+
+    def start(self, **how):
+        began.append(self)
+        if len(began) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return start_kernel(self, **how)
+
+    monkeypatch.setattr(OwnPython, "start_kernel", start)
+    with pytest.raises(KeyboardInterrupt):
+        render(["one", "two", "three"], {}, figures_dir=tmp_path / "out", notebooks_dir=asleep)
+    assert not [*tmp_path.glob("out/*/*.ipynb"), *tmp_path.glob("out/*/ended")]
 
 
 def executing(monkeypatch, wait) -> None:

@@ -37,6 +37,15 @@ def renewed(path, seconds_ago):
 
 
 @pytest.mark.unit
+def test_a_folder_that_was_there_stays_and_one_of_the_claims_goes(claim, tmp_path):
+    (own := tmp_path / "own").mkdir()
+    for one in (claim, Claim(own / "log.json.claim")):
+        with one.acquire():
+            assert one.path.parent.is_dir()
+    assert [*tmp_path.iterdir()] == [own]
+
+
+@pytest.mark.unit
 def test_who_has_it_has_it_alone_until_it_is_given_back(claim):
     other = Claim(claim.path)
     with claim.acquire(timeout=0):

@@ -45,6 +45,11 @@ def test_a_quick_try_says_nothing_of_all_images(stored):
     assert seconds_of(of(**{"training.epochs": 6})) == 210
 
 
+def test_a_run_that_came_with_the_lab_knows_its_images_by_their_name_alone(stored):
+    stored(of(), 70)
+    assert seconds_of(of(**{"benchmark.data": "/data/photos"})) == 70
+
+
 def test_other_images_are_another_kind(stored):
     stored(of(), 70)
     assert seconds_of(of(**{"benchmark.data": "drawings"})) == 100_000
@@ -53,6 +58,8 @@ def test_other_images_are_another_kind(stored):
 def test_steps_count_where_they_are_what_is_granted(stored):
     stored(of(**{"training.iterations": 50}), 30)
     assert seconds_of(of(**{"training.iterations": 500, "training.epochs": 9})) == 300
+    more = of(**{"training.iterations": 50, "benchmark.tasks": 20})  # steps are a task's
+    assert seconds_of(more) != 30
     assert seconds_of(of()) == 100_000
     stored(of(), 70)
     assert seconds_of(of(**{"training.iterations": 5, "training.batch_size": 8})) == 400

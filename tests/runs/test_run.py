@@ -343,6 +343,13 @@ def test_features_are_kept_where_that_is_asked_for(small, tmp_path):
         run(config, tmp_path / "without", keep_features=True)
 
 
+def test_a_run_that_kept_its_features_is_loaded(small, tmp_path):
+    """Of all methods' joint training, which learns one task and keeps features of the last."""
+    config = small("joint")
+    kept = run(config, tmp_path, keep_features=True)
+    assert run(config, tmp_path, keep_features=True) == kept
+
+
 def test_a_file_half_written_is_no_task_without_its_features(small, tmp_path):
     """Of a process that was killed; the next one clears it away."""
     config = small("lora")

@@ -103,6 +103,15 @@ def test_a_stored_run_is_read_as_its_own_configuration_says(stored, tmp_path):
         assert read.result[name] == given.result[name] == by_texts["given"][name]
     assert read.numbers["last"] == by_texts["given"]["last"]
     assert list(read.result["zero_shot"].values()) == by_texts["given"]["zero_shot"]
+    read.read_as(config().model_dump(mode="json"))
+    assert read.numbers["last"] == read.result["last"] == by_texts["unknown"]["last"]
+
+
+def test_a_stream_that_is_not_looked_ahead_at_has_what_zero_shot_knows(tmp_path):
+    own = configure("linear-probe", "glyphs", "smoke", QUICK | {"benchmark.tasks": 2})
+    result = run(own, tmp_path).result
+    assert result["last"] == result["by_texts"]["unknown"]["last"] is not None
+    assert len(result["zero_shot"]) == 2
 
 
 def test_of_one_tower_too_the_task_is_given_where_it_is_asked_for(tmp_path):

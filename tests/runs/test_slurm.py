@@ -96,6 +96,13 @@ def test_arrays_are_no_longer_than_a_site_allows(queue, monkeypatch):
 
 
 @pytest.mark.unit
+def test_an_array_without_a_throttle_is_false(queue):
+    queue.events = [lambda: end(queue, *NAMES)]
+    list(slurm({"array": False})(CONFIGS, queue.root, False))
+    assert [array["array"] for array in queue.arrays] == ["0-2"]
+
+
+@pytest.mark.unit
 def test_a_site_says_itself_how_long_arrays_are(queue):
     queue.site = "MaxJobCount             = 10000\nMaxArraySize            = 3\n"
     queue.events = [lambda: end(queue, *NAMES)]
