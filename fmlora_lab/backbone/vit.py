@@ -197,8 +197,8 @@ def glyphs_vit(backbone: Backbone) -> ViT:
     return _with_weights(vit, backbone.weights or GLYPHS_VIT)
 
 
-def timm_vit(backbone: Backbone) -> ViT:
-    """A ViT by its timm tag, with the weights of a local file or of timm's hub."""
+def check_timm(backbone: Backbone) -> None:
+    """BadInput unless its name is the tag of a timm ViT, of an image size that fits."""
     if not timm.is_model(backbone.name):
         raise BadInput(
             f"backbone.name is {backbone.name!r}; allowed: {', '.join(sorted(TOWERS))} (as "
@@ -214,6 +214,11 @@ def timm_vit(backbone: Backbone) -> ViT:
         )
     check_blocks(plan, backbone.name)
     check_size(plan, backbone)
+
+
+def timm_vit(backbone: Backbone) -> ViT:
+    """A ViT by its timm tag, with the weights of a local file or of timm's hub."""
+    check_timm(backbone)
     size: dict[str, Any] = {"img_size": backbone.image_size} if backbone.image_size else {}
     try:
         vit = timm.create_model(

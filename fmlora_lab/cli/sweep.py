@@ -66,10 +66,16 @@ def sweep_command(
     if as_json:
         rows = [{"run": run.id, "state": "done"} for run in done]
         rows += [
-            {"run": f.run_id, "state": "failed", "error": f.why, "log": str(f.log)}
-            for _, f in failed
+            {
+                "run": f.run_id,
+                "state": "failed",
+                "error": f.why,
+                "log": str(f.log),
+                "labels": a.labels,
+            }
+            for a, f in failed
         ]
-        print(json.dumps({"runs": rows}))
+        print(json.dumps({"runs": rows}, default=str))
     else:
         for line in lines(done):
             print(line)

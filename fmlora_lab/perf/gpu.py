@@ -2,7 +2,7 @@
 product, and a stream of ImageNet-R's size from its first image to its last answer.
 
 Weights and images are random, since speed does not depend on them. Where there is no CUDA device
-the same is measured on the CPU, to rehearse it at a small size.
+the same is measured on the CPU, to rehearse it with a small backbone.
 """
 
 import json
@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmlora_lab import progress
 from fmlora_lab.backbone.device import compute_type, pick_device, resolved
-from fmlora_lab.backbone.vit import load_tower
+from fmlora_lab.backbone.vit import check_timm, load_tower
 from fmlora_lab.benchmarks.stream import Images, Stream, Task
-from fmlora_lab.config import Backbone, RunConfig
-from fmlora_lab.files import write_atomically
+from fmlora_lab.config import Backbone, BadInput, RunConfig
+from fmlora_lab.files import check_writable, write_atomically
 from fmlora_lab.perf import steps
 from fmlora_lab.runs.estimate import said, timed
 from fmlora_lab.runs.folder import runs_root
@@ -53,8 +53,15 @@ def bench(
     batch_size: int, repeats: int, backbone: str = BACKBONE, sizes: dict[str, int] = IMAGENET_R
 ) -> dict[str, Any]:
     """All of it; returns the object that `--json` prints, and stores it beside the runs under the
-    device's name."""
+    device's name. BadInput for what is no timm ViT, and for the default one without a GPU."""
     device = pick_device()
+    if device.type != "cuda" and backbone == BACKBONE:
+        raise BadInput(
+            f"there is no CUDA device, and a {BACKBONE} takes hours without; to rehearse on the "
+            "CPU give --backbone, such as vit_tiny_patch16_224, and --batch-size"
+        )
+    check_timm(Backbone(name=backbone))
+    check_writable(runs_root())
     with TemporaryDirectory() as folder:
         weights = Path(folder, "random.safetensors")
         vit: Any = timm.create_model(backbone, pretrained=False, num_classes=0)

@@ -20,6 +20,7 @@ from fmlora_lab.backbone.device import pick_device
 from fmlora_lab.benchmarks import augment
 from fmlora_lab.benchmarks.stream import Images
 from fmlora_lab.config import RunConfig, title_of
+from fmlora_lab.files import check_writable
 from fmlora_lab.plots.sheet import save
 from fmlora_lab.plots.stacks import stacks
 from fmlora_lab.runs.folder import FolderKeeper
@@ -104,6 +105,8 @@ def bench(config: RunConfig, figures: Path | None = None) -> dict[str, Any]:
     `whole_by_steps` is what a run says of itself, its seconds by those of its epochs. On a GPU the
     times are the host's: what the device has to do counts where it is waited for.
     """
+    if figures is not None:
+        check_writable(figures)
     clock = Clock(time.perf_counter() - since_the_process_began())
     with ExitStack() as patched, TemporaryDirectory() as folder:
         for owner, name, part in CLOCKED:

@@ -11,6 +11,7 @@ void one, and again exactly one can. So the claims of a run are a chain from `cl
 last of them holds it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -119,7 +120,7 @@ class Claim:
             file.write(json.dumps(own))
             file.flush()
             os.fsync(file.fileno())  # nobody sees half of it, on another machine neither
-            os.link(file.name, place)
+            _link(file.name, place)
             self.chain = [*chain, Link(place, own)]
         # Who releases a claim takes `claim` away first, and no word comes twice: where the chain
         # still leads here, nobody had it between a look at it and the link.
@@ -133,6 +134,19 @@ class Claim:
         while not ended.wait(HEARTBEAT):
             with suppress(OSError):  # a server that is away for a while
                 os.utime(path)
+
+
+def _link(content: str, place: Path) -> None:
+    """BadInput where the file system has no links, without which one could be seen half made."""
+    try:
+        os.link(content, place)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise BadInput(
+                f"{place.parent} lies on a file system without hard links, by which processes keep "
+                "out of each other's runs; allowed: --runs-dir or $FMLORA_RUNS on another one"
+            ) from error
+        raise
 
 
 def _chain(path: Path) -> list[Link]:

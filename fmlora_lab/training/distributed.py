@@ -153,7 +153,10 @@ def ranks() -> Ranks:
 def join() -> Ranks:
     """Take this process's place among those that torchrun began, if it did: each has a GPU of its
     own, or they share a CPU. Those behind the first say nothing, and leave interrupts to it."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    told = os.environ.get("WORLD_SIZE", "1")
+    if not told.isdecimal():
+        raise BadInput(f"$WORLD_SIZE is {told!r}; allowed: how many processes torchrun began")
+    size = int(told)
     if size == 1 or dist.is_initialized():
         return ranks()
     needed = (*OF_TORCHRUN, "LOCAL_RANK") if pick_device().type == "cuda" else OF_TORCHRUN

@@ -266,6 +266,13 @@ def test_what_a_dictionary_gives_a_tuning_is_not_searched(tmp_path, monkeypatch)
     assert not any("method.bases.lr" in settings for settings in every)
 
 
+@pytest.mark.parametrize("size", ["", "two", "-1"])
+def test_a_world_of_no_size_is_told(call, monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    code, out, err = call("run", "--profile", "smoke")
+    assert (code, out) == (2, "") and f"$WORLD_SIZE is {size!r}" in err
+
+
 def test_a_world_that_torchrun_did_not_begin_is_told(call, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, out, err = call("run", "--profile", "smoke")

@@ -24,6 +24,21 @@ def found(tmp_path_factory):
     return measured
 
 
+def test_what_cannot_be_measured_is_said_before_it_is_begun(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu.steps, "bench", None)
+    for words, said in (
+        ((), "there is no CUDA device"),
+        (("--backbone", "glyphs-vit"), "backbone.name is 'glyphs-vit'"),
+        (("--backbone", "resnet18"), "a ResNet; allowed: models of timm's VisionTransformer"),
+    ):
+        code, out, err = call("bench", "gpu", *words)
+        assert (code, out) == (2, "") and said in err
+    (file := tmp_path / "file").touch()
+    monkeypatch.setenv("FMLORA_RUNS", str(file))
+    code, out, err = call("bench", "gpu", "--backbone", "test_vit")
+    assert (code, out) == (2, "") and str(file) in err
+
+
 def test_shares_are_of_the_device_s_own_product(found):
     for row in found["rows"]:
         done = row["train_images_per_second"] * 2 * found["forward_flops"]

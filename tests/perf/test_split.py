@@ -35,6 +35,13 @@ def test_a_run_is_told_part_by_part_and_drawn(call, tmp_path):
 
 
 @pytest.mark.unit
+def test_where_it_is_drawn_is_looked_at_before_a_run_is_computed(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmlora_lab.perf.split.run", None)
+    (file := tmp_path / "file").touch()
+    code, out, err = call("bench", "run", "--profile", "smoke", "--figures-dir", file)
+    assert (code, out) == (2, "") and str(file) in err
+
+
 def test_of_parts_inside_one_another_the_innermost_counts(monkeypatch):
     now = [10.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from fmlora_lab.config import BadInput
 from fmlora_lab.runs import claim as claims
 from fmlora_lab.runs.claim import VOID_AFTER, Claim, Lost
 from fmlora_lab.runs.folder import RunFolder
@@ -43,6 +44,16 @@ def test_a_folder_that_was_there_stays_and_one_of_the_claims_goes(claim, tmp_pat
         with one.acquire():
             assert one.path.parent.is_dir()
     assert [*tmp_path.iterdir()] == [own]
+
+
+@pytest.mark.unit
+def test_a_file_system_without_links_is_named(claim, monkeypatch):
+    def link(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(BadInput, match="run lies on a file system without hard links"):
+        claim.acquire()
 
 
 @pytest.mark.unit

@@ -287,7 +287,9 @@ def test_the_command_gives_one_object_of_runs_and_states(tmp_path, call, monkeyp
     asked = ("sweep", path, "--on", "processes", "--runs-dir", tmp_path / "runs")
     code, out, err = call(*asked, "--json")
     lost = {"run": names[1], "state": "failed", "error": "KeyError: 'x'"}
-    assert json.loads(out)["runs"][1] == {**lost, "log": str(tmp_path / "log.txt")}
+    told = json.loads(out)["runs"][1]
+    assert told.pop("labels")["seed"] == 1
+    assert told == {**lost, "log": str(tmp_path / "log.txt")}
     assert code == 1 and "1 of 2 runs failed" in err and "seed 1: KeyError: 'x'" in err
     code, out, _ = call(*asked)
     assert code == 1 and out.splitlines()[-1] == "1 runs done, 1 failed"
