@@ -14,7 +14,9 @@ from pathlib import Path
 from fmlora_lab import signals
 
 NOTE = "job.json"
-"""In a run's folder: the last job it was given to, and what became of it."""
+"""In a run's folder: the last job it was given to, and whose it is. The sweep alone writes it."""
+ERROR = "job-error.json"
+"""In a run's folder: the last job that failed by itself, and why. The job alone writes it."""
 
 
 def main(listed: Path) -> int:
@@ -51,7 +53,7 @@ def main(listed: Path) -> int:
             return subprocess.run(["scontrol", "requeue", job]).returncode
         return 0
     if error is not None:
-        folder.write_json(NOTE, {"job": job, "error": error})
+        folder.write_json(ERROR, {"job": job, "error": error})
     return int(error is not None)
 
 

@@ -2,9 +2,11 @@
 
 A job is known by the note in its run's folder, so that a sweep which is asked for again, here or
 on another machine, finds what is queued and running; and were a run given to two jobs, its claim
-lets one train it.
+lets one train it. The note also says whose job it is: another user's, or another cluster's, is not
+in the queue that is seen here.
 """
 
+import getpass
 import json
 import os
 import re
@@ -25,7 +27,7 @@ from fmlora_lab.backbone.device import pick_device, resolved
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.files import write_atomically
 from fmlora_lab.runs.folder import RunFolder, runs_root
-from fmlora_lab.runs.job import NOTE
+from fmlora_lab.runs.job import ERROR, NOTE
 from fmlora_lab.runs.launch import Launcher, followed
 from fmlora_lab.runs.own import modules_to_import
 from fmlora_lab.runs.watch import State
@@ -37,6 +39,8 @@ EVERY = 10.0
 """Seconds from one look at the queue to the next."""
 ARRAY = 1000
 """Jobs of one array at most; a site's MaxArraySize is 1001 where it says nothing."""
+FOREIGN = 24 * 3600.0
+"""Seconds for which a run is left to the other user, or cluster, that it was given to."""
 IN_VAIN = 3
 """How often a run is given to a job again that got no epoch further, until it counts as failed."""
 OPTIONS: dict[str, Any] = {
@@ -57,7 +61,9 @@ def slurm(options: Mapping[str, Any] | None = None, retry: int = 0) -> Launcher:
     An interrupted sweep leaves its jobs be; asked for again, it finds them. Jobs that ran out of
     time, were preempted or lost their node are given to Slurm again and go on from their last
     checkpoint; a run that fails by itself, up to `retry` times. Where Slurm takes no more jobs for
-    now, those left are given to it later. BadInput where there is no sbatch, or it takes none.
+    now, shorter arrays are tried, and those left are given to it later. What another user, or
+    cluster, was given within the last day is theirs. BadInput where there is no sbatch, or it takes
+    none, and for `clusters`.
     """
     for tool in ("sbatch", "squeue"):
         if shutil.which(tool) is None:
@@ -90,10 +96,19 @@ class Jobs:
             raise BadInput(
                 f"array is {self.throttle!r}; allowed: %N, how many jobs run at once, such as %8"
             )
-        self.array = min(ARRAY, _largest_array())
+        for key in ("clusters", "cluster", "M"):
+            if elsewhere := self.options.get(key):
+                raise BadInput(
+                    f"{key} is {elsewhere!r}, and a sweep sees one cluster's queue, its machine's; "
+                    "allowed: none, on a machine of the cluster that is meant"
+                )
+        self.user = getpass.getuser()
+        self.cluster, largest = _site()
+        self.array = self.length = min(ARRAY, largest)  # at most, and for now
         self.modules = modules_to_import(new.values(), by_script=False)
         self.states = {name: State() for name in new}
-        self.known: set[str] = set()  # jobs that this sweep has seen
+        self.known: set[str] = set()  # jobs that this sweep has seen, whoever's
+        self.own: dict[str, str] = {}  # the last of this user's, by run
         self.tried, self.in_vain = Counter[str](), Counter[str]()
         self.at: dict[str, int] = {}
         self.put_off: list[str] = []
@@ -123,22 +138,27 @@ class Jobs:
         if self.states[name].what not in ("queued", "running"):
             return
         self.states[name] = State("skipped", self.states[name].said)
-        folder = RunFolder(self.root, name)
-        if folder.has(NOTE):
-            subprocess.run(["scancel", folder.read_json(NOTE)["job"]], capture_output=True)
+        if name in self.own:
+            subprocess.run(["scancel", self.own[name]], capture_output=True)
 
     def _look(self) -> None:
         queue = _queue()
         going = [name for name, s in self.states.items() if s.what in ("queued", "running")]
         lost = [name for name in going if not self._noted(name, queue)]
         lost = [name for name in lost if not self._given_up(name)]
-        try:
-            while lost:
-                self._submit(lost[: self.array])
-                lost = lost[self.array :]
+        while lost:
+            array = lost[: self.length]
+            try:
+                self._submit(array)
+            except Refused as why:
+                if len(array) == 1:
+                    self._wait_for_others(lost, str(why))
+                    break
+                self.length = len(array) // 2  # one that is over a limit is refused whole
+            else:
+                lost, self.length = lost[len(array) :], min(self.array, 2 * self.length)
+        else:
             self.in_wait = 0
-        except Refused as why:
-            self._wait_for_others(lost, str(why))
         self.put_off = lost
 
     def _wait_for_others(self, lost: list[str], why: str) -> None:
@@ -146,10 +166,10 @@ class Jobs:
         for name in lost:
             self.states[name] = State("queued", why)
             self.at.pop(name, None)  # it was not in vain
-        others = [s for name, s in self.states.items() if name not in lost]
+        others = [self.states[name] for name in {*self.own} - {*lost}]
         at_work = any(state.what in ("queued", "running") for state in others)
         self.in_wait = 0 if at_work else self.in_wait + 1
-        if not at_work and (self.in_wait == IN_VAIN or not self.known):
+        if not at_work and (self.in_wait == IN_VAIN or not self.own):
             raise BadInput(why)
         progress.once(f"{why}; {len(lost)} runs are given to Slurm later")
 
@@ -157,27 +177,47 @@ class Jobs:
         """Note where a run stands; False where nobody is to compute it."""
         folder = RunFolder(self.root, name)
         note = folder.read_json(NOTE) if folder.has(NOTE) else {}
-        job = note.get("job", "")
+        job, whose = note.get("job", ""), self._whose(note)
+        own = self.own.get(name, "") if whose else job  # its note may be replaced
         if folder.complete:
             self.states[name] = State("done")
-        elif job in queue:
-            what, why = queue[job]
+            return True
+        if own in queue:
+            what, why = queue[own]
             begun = what in ("RUNNING", "COMPLETING")
             said = last_line(folder.path / LOG) if begun else why
             self.states[name] = State("running" if begun else "queued", said)
+            self.known.add(own)
+            self.own[name] = own
+            return True
+        failed = folder.read_json(ERROR) if folder.has(ERROR) else {}
+        its = failed.get("job")
+        if theirs := whose and its != job:
             self.known.add(job)
-        elif job in self.known and "error" in note:
-            progress.say(f"run {name} failed: {note['error']}; log {folder.path / LOG}")
+            self.at.pop(name, None)  # what ended was not this sweep's
+        if its in self.known and its in (job, own):
+            self.known.remove(its)  # counted once
+            progress.say(f"run {name} failed: {failed['error']}; log {folder.path / LOG}")
             self.tried[name] += 1
             if self.tried[name] <= self.retry:
                 self.at.pop(name, None)  # it is not in vain
                 return False
-            self.states[name] = State("failed", note["error"])
+            self.states[name] = State("failed", failed["error"])
         elif folder.lock().taken():
             self.states[name] = State("running", last_line(folder.path / LOG))
+        elif theirs and time.time() - (folder.path / NOTE).stat().st_mtime < FOREIGN:
+            self.states[name] = State("queued", f"given to Slurm by {whose}")
         else:
             return False
         return True
+
+    def _whose(self, note: Mapping[str, str]) -> str:
+        """The user whose job a note is of, and the cluster; nothing where the queue would have it.
+        Notes of before said neither."""
+        user, cluster = note.get("user", self.user), note.get("cluster")
+        elsewhere = self.cluster and cluster and cluster != self.cluster
+        where = f" on {cluster}" if elsewhere else ""
+        return f"{user}{where}" if where or user != self.user else ""
 
     def _given_up(self, name: str) -> bool:
         """Whether a run gets no further; else note how far it is now."""
@@ -222,13 +262,14 @@ class Jobs:
         if done.returncode:
             shutil.rmtree(place)
             raise Refused(f"sbatch refused: {done.stderr.strip()}")
-        array = done.stdout.strip().partition(";")[0]  # a federation names its cluster too
+        array, _, cluster = done.stdout.strip().partition(";")  # a federation names its cluster too
         for k, name in enumerate(names):
-            note = {"job": f"{array}_{k}"}
+            note = {"job": f"{array}_{k}", "user": self.user, "cluster": cluster or self.cluster}
             if "output" not in self.options:
                 note["output"] = str(place / f"{k}.txt")
             RunFolder(self.root, name).write_json(NOTE, note)
-            self.known.add(f"{array}_{k}")
+            self.known.add(note["job"])
+            self.own[name] = note["job"]
             self.states[name] = State("queued")
         progress.say(f"job array {array}: {len(names)} runs given to Slurm")
 
@@ -256,13 +297,16 @@ def _as_named(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"training": training})
 
 
-def _largest_array() -> int:
-    """Jobs that an array may have here; as many as the lab asks for, where Slurm does not say."""
+def _site() -> tuple[str, int]:
+    """The cluster's name, and the jobs that an array may have there; none, and as many as the lab
+    asks for, where Slurm does not say."""
+    said = ""
     with suppress(FileNotFoundError):
         asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
-        if found := re.search(r"MaxArraySize\s*=\s*(\d+)", asked.stdout):
-            return max(1, int(found[1]) - 1)
-    return ARRAY
+        said = asked.stdout
+    cluster = re.search(r"ClusterName\s*=\s*(\S+)", said)
+    largest = re.search(r"MaxArraySize\s*=\s*(\d+)", said)
+    return cluster[1] if cluster else "", max(1, int(largest[1]) - 1) if largest else ARRAY
 
 
 def told() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,14 +18,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 from fmlora_lab import grid, identity, signals, sweep
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.profiles import profiles
-from fmlora_lab.runs import launch
+from fmlora_lab.runs import job, launch
 from fmlora_lab.runs import slurm as slurm_module
 from fmlora_lab.runs.folder import FolderKeeper, RunFolder
 from fmlora_lab.runs.launch import Failed
 from fmlora_lab.runs.run import run
 from fmlora_lab.runs.slurm import IN_VAIN, slurm
 from fmlora_lab.runs.stored import load_runs
-from fmlora_lab.runs.watch import Skipped, Watch
+from fmlora_lab.runs.watch import Skipped, State, Watch
 
 CONFIGS = [RunConfig(method="lora", seed=seed) for seed in range(3)]
 NAMES = [identity(config) for config in CONFIGS]
@@ -35,7 +36,8 @@ def queue(monkeypatch, tmp_path):
     """In Slurm's place: `queue.arrays` are the options of each sbatch, `queue.jobs` what squeue
     says of each job; each look at it comes after the next of `queue.events`."""
     found = SimpleNamespace(arrays=[], jobs={}, events=[], refuses="", root=tmp_path / "runs")
-    found.cancelled, found.silent, found.site = [], "", ""
+    found.cancelled, found.silent, found.site, found.limit = [], "", "", 100
+    found.begun = lambda listed: None  # jobs that begin before sbatch has returned
 
     def answer(asked, **how):
         if asked[0] == "scancel":
@@ -52,10 +54,14 @@ def queue(monkeypatch, tmp_path):
             return SimpleNamespace(returncode=1, stdout="", stderr=found.refuses)
         options = dict(word[2:].partition("=")[::2] for word in asked[1:-1])
         listed = json.loads((Path(asked[-1]).parent / "runs.json").read_text())
+        if len(found.jobs) + len(listed["runs"]) > found.limit:
+            why = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
+            return SimpleNamespace(returncode=1, stdout="", stderr=why)
         found.arrays.append(options | {"runs": [own["run"] for own in listed["runs"]]})
         found.sent = [json.loads(own["config"]) for own in listed["runs"]]
         number = 10 + len(found.arrays)
         found.jobs |= {f"{number}_{k}": "PENDING" for k in range(len(listed["runs"]))}
+        found.begun(Path(asked[-1]).parent / "runs.json")
         return SimpleNamespace(returncode=0, stdout=f"{number};cluster\n", stderr="")
 
     monkeypatch.setattr(slurm_module.subprocess, "run", answer)
@@ -66,6 +72,9 @@ def queue(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "run", lambda config, *_: f"run {config.seed}")
     found.done = lambda name: RunFolder(found.root, name).write_json("result.json", {})
     found.note = lambda name, **says: RunFolder(found.root, name).write_json("job.json", says)
+    found.error = lambda name, **says: RunFolder(found.root, name).write_json(
+        "job-error.json", says
+    )
     return found
 
 
@@ -158,6 +167,21 @@ def test_what_slurm_does_not_take_now_it_is_given_later(queue, monkeypatch, caps
 
 
 @pytest.mark.unit
+def test_of_an_array_over_a_limit_as_many_jobs_are_given_as_slurm_takes(queue):
+    """Though nothing of the sweep is at work when the first, of them all, is refused."""
+    configs = [RunConfig(method="lora", seed=seed) for seed in range(8)]
+    names, queue.limit = [identity(config) for config in configs], 5
+    looks = [lambda: None] * (2 * IN_VAIN)
+    queue.events = [*looks, lambda: end(queue, *names[:5]), lambda: end(queue, *names)]
+    assert len(list(slurm()(configs, queue.root, False))) == 8 and not queue.events
+    given = [array["runs"] for array in queue.arrays]
+    assert given[:2] == [names[:4], names[4:5]] and [*chain(*given)] == names
+    queue.limit = 0
+    with pytest.raises(BadInput, match=r"^sbatch refused: sbatch: error: QOSMaxSubmitJob"):
+        list(slurm()(CONFIGS, queue.root / "other", False))
+
+
+@pytest.mark.unit
 def test_what_slurm_never_takes_again_ends_the_sweep_in_one_sentence(queue, capsys):
     def lose():
         end(queue, *NAMES[:2])
@@ -176,7 +200,7 @@ def test_a_job_that_is_found_again_and_fails_is_given_again(queue):
 
     def fail():
         end(queue, *NAMES[1:])
-        queue.note(NAMES[0], job="11_0", error="KeyError: 'x'")
+        queue.error(NAMES[0], job="11_0", error="KeyError: 'x'")
 
     queue.events = [interrupt, fail, lambda: end(queue, *NAMES)]
     with pytest.raises(KeyboardInterrupt):
@@ -244,7 +268,7 @@ def test_what_was_written_for_a_submission_goes_when_its_runs_are_done(queue, mo
     def fail():
         end(queue, *NAMES[:2])
         assert submissions(queue) == sorted([NAMES[:2], NAMES[2:]])
-        queue.note(NAMES[2], job="12_0", error="KeyError: 'x'")
+        queue.error(NAMES[2], job="12_0", error="KeyError: 'x'")
 
     monkeypatch.setattr(slurm_module, "ARRAY", 2)
     queue.events = [fail]
@@ -294,7 +318,7 @@ def test_jobs_that_ended_too_early_are_given_again_while_they_get_further(queue)
 def test_a_run_that_failed_by_itself_is_given_again_if_that_is_asked_for(queue, retry):
     def fail(array):
         end(queue, *NAMES[1:])
-        queue.note(NAMES[0], job=f"{array}_0", error="KeyError: 'x'")
+        queue.error(NAMES[0], job=f"{array}_0", error="KeyError: 'x'")
 
     queue.events = [lambda: fail(11), lambda: fail(12)]
     found = list(slurm(retry=retry)(CONFIGS, queue.root, False))
@@ -303,6 +327,93 @@ def test_a_run_that_failed_by_itself_is_given_again_if_that_is_asked_for(queue, 
     queue.events = [lambda: end(queue, *NAMES)]  # asked for again, it is given to Slurm again
     assert next(slurm()(CONFIGS, queue.root, False)) == "run 0"
     assert queue.arrays[-1]["runs"] == NAMES[:1]
+
+
+@pytest.mark.unit
+def test_a_job_that_fails_before_the_sweep_knows_it_is_not_given_again(queue, monkeypatch):
+    """It begins, and says why it failed, before sbatch has returned."""
+    monkeypatch.setattr(signals, "heed", lambda *numbers: None)
+    monkeypatch.setattr("fmlora_lab.threads.use", lambda count: None)
+    monkeypatch.setattr("fmlora_lab.runs.workers.compute", lambda *how: "KeyError: 'x'")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+
+    def begin(listed):
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", str(10 + len(queue.arrays)))
+        assert job.main(listed) == 1
+
+    queue.begun, queue.events = begin, [lambda: end(queue, *NAMES[1:])]
+    failed, *others = slurm()(CONFIGS, queue.root, False)
+    assert failed.why == "KeyError: 'x'" and others == ["run 1", "run 2"]
+    assert len(queue.arrays) == 1
+
+
+@pytest.mark.unit
+def test_one_failure_counts_once_however_long_slurm_takes_no_other_job(queue):
+    def fail():
+        del queue.jobs["11_0"]
+        queue.error(NAMES[0], job="11_0", error="KeyError: 'x'")
+        queue.limit = 2
+
+    looks = [lambda: None] * 2
+    queue.events = [fail, *looks, lambda: end(queue, *NAMES[1:]), lambda: end(queue, *NAMES)]
+    assert next(slurm(retry=1)(CONFIGS, queue.root, False)) == "run 0"
+    assert [array["runs"] for array in queue.arrays] == [NAMES, NAMES[:1]]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("theirs", [{"user": "bert"}, {"user": "ann", "cluster": "other"}])
+def test_what_another_user_or_cluster_was_given_is_left_to_it_for_a_day(queue, monkeypatch, theirs):
+    """Its jobs are in no queue that is seen here, and it replaces this sweep's notes."""
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    queue.site, said = "ClusterName             = cluster\n", []
+    monkeypatch.setattr(Watch, "stand", lambda watch, names, states: said.append({**states}))
+    queue.note(NAMES[0], job="7_0", **theirs)
+
+    def replace():
+        end(queue, NAMES[2])
+        queue.note(NAMES[1], job="7_1", **theirs)
+
+    def forget():
+        yesterday = time.time() - 25 * 3600
+        os.utime(queue.root / NAMES[0] / "job.json", (yesterday, yesterday))
+        queue.error(NAMES[1], job="7_1", error="KeyError: 'x'")
+
+    looks = [replace] * (2 * IN_VAIN)
+    queue.events = [*looks, forget, lambda: end(queue, *NAMES)]
+    found = list(slurm(retry=1)(CONFIGS, queue.root, False))
+    assert found == ["run 0", "run 1", "run 2"] and not queue.events
+    assert [array["runs"] for array in queue.arrays] == [NAMES[1:], NAMES[:2]]
+    whose = "bert" if theirs["user"] == "bert" else "ann on other"
+    assert said[0][NAMES[0]] == said[-2][NAMES[1]] == State("queued", f"given to Slurm by {whose}")
+    assert RunFolder(queue.root, NAMES[0]).read_json("job.json").items() >= {
+        ("job", "12_0"),
+        ("user", "ann"),
+        ("cluster", "cluster"),
+    }
+
+
+@pytest.mark.unit
+def test_a_job_of_the_sweeps_own_is_followed_though_another_user_was_given_its_run(
+    queue, monkeypatch
+):
+    to_skip = [set(), {NAMES[0]}, set()]
+    monkeypatch.setattr(Watch, "to_skip", lambda watch: to_skip.pop(0))
+    queue.events = [
+        lambda: queue.note(NAMES[0], job="7_0", user="somebody else"),
+        lambda: None,
+        lambda: end(queue, *NAMES[1:]),
+    ]
+    assert next(slurm()(CONFIGS, queue.root, False)) == Skipped(NAMES[0])
+    assert queue.cancelled == ["11_0"] and len(queue.arrays) == 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("key", ["clusters", "cluster", "M"])
+def test_jobs_on_a_cluster_whose_queue_is_not_seen_are_refused(queue, key):
+    with pytest.raises(BadInput, match=f"{key} is 'big', and a sweep sees one cluster's queue"):
+        list(slurm({key: "big"})(CONFIGS, queue.root, False))
+    assert not queue.arrays
 
 
 @pytest.mark.unit
@@ -369,7 +480,7 @@ def test_options_are_the_profiles_and_flags_go_beyond_them(monkeypatch):
 def test_a_run_that_is_asked_to_stop_ends_where_it_goes_on_from(
     tiny_config, tmp_path, monkeypatch, same_run
 ):
-    """At every epoch's end once; no epoch is computed twice."""
+    """Between two epochs or tasks, at each once; no epoch is computed twice."""
     config = tiny_config("fm-lora", **{"training.epochs": 3})
     whole = run(config, tmp_path / "whole")
     monkeypatch.setitem(signals._asked, "by", signal.SIGTERM)
