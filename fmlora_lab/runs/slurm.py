@@ -102,7 +102,7 @@ class Jobs:
                     f"{key} is {elsewhere!r}, and a sweep sees one cluster's queue, its machine's; "
                     "allowed: none, on a machine of the cluster that is meant"
                 )
-        self.user = getpass.getuser()
+        self.user = _user()
         self.cluster, largest = _site()
         self.array = self.length = min(ARRAY, largest)  # at most, and for now
         self.modules = modules_to_import(new.values(), by_script=False)
@@ -295,6 +295,14 @@ def _as_named(config: RunConfig) -> RunConfig:
         )
     training = config.training.model_copy(update={"precision": kind})
     return config.model_copy(update={"training": training})
+
+
+def _user() -> str:
+    """The user's name, or number where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _site() -> tuple[str, int]:

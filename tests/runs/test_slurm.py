@@ -105,6 +105,15 @@ def test_arrays_are_no_longer_than_a_site_allows(queue, monkeypatch):
 
 
 @pytest.mark.unit
+def test_a_user_without_a_name_is_a_number(monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(slurm_module.getpass, "getuser", nameless)
+    assert slurm_module._user() == str(os.getuid())
+
+
+@pytest.mark.unit
 def test_an_array_without_a_throttle_is_false(queue):
     queue.events = [lambda: end(queue, *NAMES)]
     list(slurm({"array": False})(CONFIGS, queue.root, False))
