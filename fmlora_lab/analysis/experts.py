@@ -91,7 +91,7 @@ def suits(run: Run) -> bool:
 
 def of_two_towers(run: Run) -> bool:
     """Whether classes were told by texts."""
-    return "by_texts" in run.result
+    return "by_texts" in run.numbers
 
 
 def relate(run: Run) -> Arrays:

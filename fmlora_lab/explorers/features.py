@@ -79,20 +79,20 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 def offered_or_trained(runs_dir: Path | str | None) -> dict[str, Run]:
     """What suits, by label; a small run where nothing does."""
     try:
-        return offered(runs_dir, has_features)
+        return offered(runs_dir, suits)
     except BadInput:
         from fmlora_lab import configure, run  # which bring torch
 
         progress.say("no run here has its trained factors: a small one is trained, once")
         run(configure("fm-lora", "glyphs", "demo", SMALL), runs_dir)
-        return offered(runs_dir, has_features)
+        return offered(runs_dir, suits)
 
 
-def has_features(run: Run) -> bool:
-    """Whether they are kept with a run, or can be computed of it."""
-    if run.folder.has(f"derived/{KEPT}.safetensors"):
-        return True
-    return not run.shipped and run.label.updates is not None and not run.label.one_task
+def suits(run: Run) -> bool:
+    """Whether features are kept with a run, or can be computed of it."""
+    if run.label.updates is None or run.label.one_task:
+        return False
+    return not run.shipped or run.folder.has(f"derived/{KEPT}.safetensors")
 
 
 @lru_cache(4)

@@ -19,6 +19,7 @@ from fmlora_lab.interrupts import stopping
 from fmlora_lab.metrics import acc_over_time
 from fmlora_lab.plots.confusion_map import ConfusionMap
 from fmlora_lab.plots.screen import Screen
+from fmlora_lab.runs.archive import RELATIONS
 from fmlora_lab.runs.stored import Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def forgotten(runs_dir: Path | str | None = None, static: bool = False) -> VBox 
 
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    run = dropdown("run", offered(runs_dir, said_of_images), "lora")
+    run = dropdown("run", offered(runs_dir, suits), "lora")
     n = len(run_of(run).accuracy_matrix)
     head = Dropdown(options=[TRAINED], description="head")
     after = IntSlider(n, 1, n, description="after task")
@@ -92,9 +93,13 @@ def explorer(runs_dir: Path | str | None = None) -> Explorer:
 TRAINED = "trained"
 
 
-def said_of_images(run: Run) -> bool:
+def suits(run: Run) -> bool:
     """Whether a run kept what its heads said of each test image, task after task."""
-    return not run.label.one_task and bool(run.said(0))
+    if run.label.one_task:
+        return False
+    if run.shipped:
+        return run.folder.has(RELATIONS) and bool(run.said(0))
+    return "within_task" in run.numbers  # which results have since records have answers
 
 
 def choose(choice: Dropdown, options: list[tuple[str, Any]], first: Any = None) -> None:

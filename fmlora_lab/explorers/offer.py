@@ -1,5 +1,6 @@
 """Which runs an explorer offers: the examples that came with the lab, and one's own."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ def offered(
     if not found:
         raise BadInput(f"no stored run suits this explorer; make one with `{command}`")
     names = _apart([run for _, run in found])
+    begin_so = Counter(run.id[:8] for _, run in found)
+    ids = {run: run.id[:8] if begin_so[run.id[:8]] == 1 else run.id for _, run in found}
     return {
-        " · ".join(filter(None, (name, f"{place} {run.id[:8]}", differs))): run
+        " · ".join(filter(None, (name, f"{place} {ids[run]}", differs))): run
         for (name, differs), (place, run) in zip(names, found, strict=True)
     }
 
@@ -50,9 +53,10 @@ def _apart(runs: Sequence[Run]) -> list[tuple[str, str]]:
     every = [_said_of(run) for run in runs]
     same = {name for name in every[0] if len({of[name] for of in every}) == 1} - {"method"}
     names = [", ".join(v for k, v in of.items() if k not in same and v) for of in every]
-    settings = [""] * len(runs)
-    for name in {name for name in names if names.count(name) > 1}:
-        alike = [k for k, other in enumerate(names) if other == name]
+    settings, of_name = [""] * len(runs), dict[str, list[int]]()
+    for k, name in enumerate(names):
+        of_name.setdefault(name, []).append(k)
+    for alike in of_name.values():
         for k, differs in zip(alike, what_differs([runs[k] for k in alike]), strict=True):
             settings[k] = _in_short(differs)
     return list(zip(names, settings, strict=True))

@@ -33,9 +33,14 @@ def prompt_drift(runs_dir: Path | str | None = None, static: bool = False) -> VB
     return explorer(runs_dir).shown(static)
 
 
+def suits(run: Run) -> bool:
+    """Whether a run trained a prompt that all tasks share."""
+    return run.method_name == "fm-lora"
+
+
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    run = dropdown("run", offered(runs_dir, lambda r: r.method_name == "fm-lora"), "fm-lora")
+    run = dropdown("run", offered(runs_dir, suits), "fm-lora")
     n = len(run_of(run).accuracy_matrix)
     task = IntSlider(n, 1, n, description="after task")
     earlier = IntSlider(1, 1, n, description="accuracy on task")

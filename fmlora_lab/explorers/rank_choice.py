@@ -46,10 +46,14 @@ def rank_choice(runs_dir: Path | str | None = None, static: bool = False) -> VBo
     return explorer(runs_dir).shown(static)
 
 
+def suits(run: Run) -> bool:
+    """Whether the ranks of a run were chosen, or left by training."""
+    return run.method_name in ("fm-lora", DROPS)
+
+
 def explorer(runs_dir: Path | str | None = None) -> Explorer:
     """The page, for who wants its controls."""
-    found = offered(runs_dir, lambda r: r.method_name in ("fm-lora", DROPS))
-    run = dropdown("run", found, "fm-lora")
+    run = dropdown("run", offered(runs_dir, suits), "fm-lora")
     form = ToggleButtons(options=FORMS, description="form", style={"button_width": "6em"})
     H = FloatSlider(0.4, min=0.02, max=HIGHEST, step=0.01, description="H")
     tau = FloatLogSlider(1, min=-1.5, max=1, step=TAU_STEP, description="τ", readout_format=".2f")

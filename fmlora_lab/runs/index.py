@@ -19,7 +19,7 @@ from fmlora_lab.files import TEMPORARY, where_it_can_be_kept, write_atomically
 
 INDEX = ".index.json"
 """In a runs folder: the checksum of what follows, then the notes."""
-VERSION = 2
+VERSION = 3
 """Of what is noted."""
 MANY = 200
 """Runs from which it pays: reading fewer takes a tenth of a second."""

@@ -42,6 +42,7 @@ class Run:
         self.id = folder.run_id
         self.config: dict[str, Any]
         self.numbers: dict[str, Any]
+        self._shipped: bool | None = None if brief is None else brief["shipped"]
         if brief is not None:
             self.config, self.numbers = brief["config"], brief["numbers"]
             METHOD_LABELS.setdefault(self.method_name, MethodLabel(*brief["label"]))
@@ -94,10 +95,11 @@ class Run:
         self.result = self.numbers = self._of_task(self.written)
 
     def brief(self) -> Brief:
-        """What lists and tables read: configuration, numbers and label."""
+        """What lists, tables and explorers' choices read, so that they open no run's file."""
         numbers = _without_matrices(self.result)
         numbers["heads"] = {n: _without_matrices(by) for n, by in self.result["heads"].items()}
-        return {"config": self.config, "numbers": numbers, "label": self.label}
+        known = {"config": self.config, "numbers": numbers, "label": self.label}
+        return {**known, "shipped": self.shipped}
 
     @property
     def method_name(self) -> str:
@@ -165,7 +167,7 @@ class Run:
     @property
     def shipped(self) -> bool:
         """Whether only what readers open is here: it came with the lab, or was shipped."""
-        return self.folder.has(RECORDS)
+        return self.folder.has(RECORDS) if self._shipped is None else self._shipped
 
     def derived(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `compute` gives, kept with the run under `name` and read from there afterwards; on a

@@ -13,6 +13,7 @@ from fmlora_lab.analysis.rank_choice import smaller_ranks
 from fmlora_lab.config import BadInput
 from fmlora_lab.explorers import prompt_drift, rank_choice, subspace_overlap
 from fmlora_lab.explorers.examples import best_approximation, prepare, truncated
+from fmlora_lab.explorers.forgotten import suits
 from fmlora_lab.methods.registry import METHODS
 from fmlora_lab.runs.archive import archived, ship
 from fmlora_lab.runs.run import parts
@@ -103,6 +104,7 @@ def test_what_is_prepared_and_shipped_opens_in_every_explorer_without_the_factor
     monkeypatch.setattr("fmlora_lab.explorers.offer.prepared", lambda: offered)
     for explorer in (subspace_overlap, rank_choice, prompt_drift):
         assert explorer(tmp_path / "none", static=True).axes
+    assert all(run.said(0) and suits(run) for run in (stored, there))  # for the one of forgetting
 
 
 def test_the_command_makes_a_run_ready_for_the_explorers(stored, call, tmp_path):

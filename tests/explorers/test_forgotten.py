@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from PIL import Image
 
 from fmlora_lab.config import BadInput, RunConfig
 from fmlora_lab.explorers import forgotten
-from fmlora_lab.explorers.forgotten import answers_of, built, explorer, nearest
+from fmlora_lab.explorers.forgotten import answers_of, built, explorer, nearest, suits
 from fmlora_lab.explorers.images import images_of
+from fmlora_lab.runs.archive import collections
 from fmlora_lab.runs.run import stream_of_run
+from fmlora_lab.runs.stored import load_runs
 
 pytestmark = pytest.mark.unit
 
@@ -156,3 +160,14 @@ def test_static_is_the_figure_that_it_opens_with():
     figure = forgotten(static=True)
     assert isinstance(figure, Figure) and len(figure.axes) == 3
     assert figure.axes[0].texts[-1].get_text().startswith("After task 10, trained head: ")
+
+
+def test_runs_without_answers_are_not_on_offer(tmp_path):
+    """Shipped ones that are no examples, and those of before answers were kept."""
+    old = Path(__file__).parents[1] / "runs" / "data" / "of_version_0_1.zip"
+    with zipfile.ZipFile(old) as content:
+        content.extractall(tmp_path)
+    shipped, older = load_runs(collections()["demo"]), load_runs(tmp_path / "runs")
+    have = [not run.label.one_task and bool(run.said(0)) for run in [*shipped, *older]]
+    assert [suits(run) for run in [*shipped, *older]] == have
+    assert any(have) and len(older) == 2 and not any(have[-2:])

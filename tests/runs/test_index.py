@@ -46,6 +46,7 @@ def test_what_was_read_once_is_not_read_again_and_says_the_same(folder, opened):
     assert [run.id for run in again] == [run.id for run in first] == [run.id for run in alone]
     assert [run.config for run in again] == [run.config for run in alone]
     assert [run.label for run in again] == [run.label for run in alone]
+    assert [run.shipped for run in again] == [False] * 8
     tables = [frame([({}, run) for run in runs]).drop(columns="run") for runs in (again, alone)]
     assert tables[0].equals(tables[1])
     assert not opened
