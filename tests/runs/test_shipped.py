@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from fmlora_lab import grid, sweep
-from fmlora_lab.analysis.tables import compared, readable, to_markdown
+from fmlora_lab.analysis.differences import differences
+from fmlora_lab.analysis.tables import compared, readable, to_markdown, with_half_width
 from fmlora_lab.runs.sweep import load_frame
 
 pytestmark = pytest.mark.unit
@@ -54,13 +55,13 @@ def page(name: str) -> str:
 def forty(tmp_path):
     """Ten class orders of forty trials' choice; nothing is trained for it."""
 
-    def table(preset, methods=RIVALS):
+    def found(preset, methods=RIVALS):
         asked = grid("demo-forty", preset=preset, method=methods, order_seed=range(10))
-        found = compared(sweep(asked, tmp_path))
+        runs = sweep(asked, tmp_path)
         assert not list(tmp_path.iterdir())
-        return found
+        return runs
 
-    return table
+    return found
 
 
 def test_four_trials_are_shown_as_their_runs_say(tmp_path):
@@ -72,9 +73,25 @@ def test_four_trials_are_shown_as_their_runs_say(tmp_path):
 @pytest.mark.parametrize("preset", BY_EACH)
 def test_forty_trials_are_shown_as_their_runs_say(preset, forty):
     shown = ("acc_trained", "acc_best", "best_head", "within_task", "trainable_parameters", "draws")
-    assert to_markdown(readable(forty(preset), shown)) in page("docs/results.md")
+    assert to_markdown(readable(compared(forty(preset)), shown)) in page("docs/results.md")
 
 
 def test_the_readme_shows_each_head_as_it_was_chosen_by(forty):
-    both = [readable(forty(preset, METHODS), shown) for preset, shown in BY_EACH.items()]
+    both = [readable(compared(forty(p, METHODS)), shown) for p, shown in BY_EACH.items()]
     assert to_markdown(pd.concat(both, axis="columns")) in page("README.md")
+
+
+def test_what_adapters_add_is_said_as_their_runs_say(forty):
+    """In words: every rival's gain over the frozen backbone, carried ridge, chosen for it."""
+    rows = differences(forty("closed-form"), "linear-probe", "acc_ridge-carried")
+    gains = {name: with_half_width(row, "difference", "{:+.1f}") for name, row in rows.iterrows()}
+    said = {name: gain.replace("-", "−") for name, gain in gains.items()}
+    assert len(said) == len(RIVALS) - 1
+    (line,) = (
+        one
+        for one in page("docs/results.md").splitlines()
+        if one.startswith("- **Over the frozen backbone, both by carried ridge, each chosen by")
+    )
+    assert {name for name, gain in said.items() if gain not in line} == set()
+    of_readme = ("fm-lora", "lora", "full", "ortho-lora", "slao", "n-lora", "still-lora", "inflora")
+    assert {name for name in of_readme if said[name] not in page("README.md")} == set()
