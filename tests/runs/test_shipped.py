@@ -38,7 +38,9 @@ ON_PHOTOGRAPHS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("stored", "orders"), [("cifar100", 5), ("caltech101", 3)])
+@pytest.mark.parametrize(
+    ("stored", "orders"), [("cifar100", 5), ("caltech101-uneven", 5), ("caltech101", 3)]
+)
 def test_photographs_are_shown_as_their_runs_say(stored, orders):
     table = compared(load_frame(stored))
     assert set(table.draws) == {orders}
