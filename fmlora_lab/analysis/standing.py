@@ -20,11 +20,10 @@ from fmlora_lab.runs.frame import DRAWS, draw_of
 def table_of(values: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """A table of (draws,) by label: draws that Series have for their index, as `by_draw` names it,
     stand in one row, others by their places; NaN where a label lacks one."""
-    series = {
-        name: own if isinstance(own, pd.Series) and own.index.name in DRAWS else np.ravel(own)
-        for name, own in values.items()
-    }
-    series = {name: pd.Series(own) for name, own in series.items()}
+    series = {}
+    for name, own in values.items():
+        placed = isinstance(own, pd.Series) and own.index.name in DRAWS
+        series[name] = pd.Series(own if placed else np.ravel(own))
     return pd.DataFrame(series, dtype=float)
 
 

@@ -98,8 +98,12 @@ class Run:
         """What lists, tables and explorers' choices read, so that they open no run's file."""
         numbers = _without_matrices(self.result)
         numbers["heads"] = {n: _without_matrices(by) for n, by in self.result["heads"].items()}
-        known = {"config": self.config, "numbers": numbers, "label": self.label}
-        return {**known, "shipped": self.shipped}
+        return {
+            "config": self.config,
+            "numbers": numbers,
+            "label": self.label,
+            "shipped": self.shipped,
+        }
 
     @property
     def method_name(self) -> str:
